@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import psycopg
 import pytest
 from databases import Owned
 from postgres_store import PostgresStore
 
-from redisjobs import Forbidden, JobQueue
+from redisjobs import Forbidden, JobName, JobQueue, Unavailable, Worker
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.errors import DriverError
@@ -22,6 +23,8 @@ from redisjobs.testing.driver_contract.acts import push
 from redisjobs.testing.driver_contract.limit_acts import claim, limit, limited
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+Add = JobName("Add", dict[str, int])
 
 
 @pytest.fixture
@@ -168,3 +171,23 @@ def longest() -> tuple[str, str, str, str]:
 def test_a_queue_whose_name_has_too_many_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="give up to 200 bytes"):
         connect("postgresql://127.0.0.1/none", letters(51, 0))
+
+
+# Publications
+
+
+async def test_tables_that_are_published_keep_old_rows_whole_and_only_those(database: str) -> None:
+    identities = "select relreplident from pg_class where oid = 'redisjobs.jobs'::regclass"
+    async with JobQueue(database, "sums") as queue:
+        queue.register(Add)(lambda parameters, context: None)
+        await queue.push({"a": 1}, Add)
+        with psycopg.connect(database, autocommit=True) as admin:
+            assert admin.execute(identities).fetchall() == [("d",)]
+            admin.execute("create publication everything for all tables")
+            with pytest.raises(Unavailable, match="was published a moment ago"):
+                await queue.cancel((await queue.push({"a": 2}, Add)).id)
+            await queue.driver.change(Tidy())
+            assert admin.execute(identities).fetchall() == [("f",)]
+        await Worker(queue).run(until_idle=True)
+        counts = await queue.counts()
+    assert counts.totals["completed"] == 2

@@ -124,9 +124,9 @@ async def test_what_is_not_there_is_named(postgres: Postgres, part: str, error: 
 
 def test_too_old_servers_and_replicas_are_refused() -> None:
     with pytest.raises(ServerTooOld, match=r"needs PostgreSQL 15 or newer; the server is 14\.2"):
-        check((1, 140002, "14.2", "UTF8", False, True, True, 7, False))
+        check((1, 140002, "14.2", "UTF8", False, True, True, 7))
     with pytest.raises(Unavailable, match="read-only replica"):
-        check((1, 160002, "16.2", "UTF8", True, True, True, 7, False))
+        check((1, 160002, "16.2", "UTF8", True, True, True, 7))
 
 
 SECRET = "postgresql://joe:secret-word@host:5433/jobs?sslpassword=secret-word&sslmode=require"

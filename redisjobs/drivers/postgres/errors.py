@@ -8,7 +8,7 @@ from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
-from redisjobs.drivers.postgres.schema import MIGRATE_OR_LEARN
+from redisjobs.drivers.postgres.schema import MIGRATE, MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
@@ -92,6 +92,8 @@ def as_ours(error: Refused) -> DriverError:
         return Unavailable(
             f"this server is a replica, or has default_transaction_read_only on ({text}): writes need the primary"
         )
+    if state == "55000":
+        return Unavailable(f"{text}: it was published a moment ago; workers see to it, or {MIGRATE}")
     if state == "55P03":
         return Locked(f"another transaction has locked what this call needs ({text})")
     if state in _NOT_NOW or state.startswith("08"):

@@ -10,6 +10,9 @@ declare
   next_place text;
   trimmed integer := 0;
 begin
+  if duty = '' then
+    perform redisjobs_f._identify();
+  end if;
   if duty = '' and not redisjobs_f._begin_tidying(q, now_ms) then
     next_place := '';
   elsif duty in ('', 'unpark') then

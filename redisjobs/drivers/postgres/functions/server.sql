@@ -70,3 +70,26 @@ begin
       where pronamespace = 'redisjobs'::regnamespace and right(proname, length(release) + 1) = '_' || release
         and left(proname, 1) <> '_' and prokind = 'f' and not has_function_privilege(session_user, oid, 'execute'))));
 end $$;
+
+-- Let tables without a key be published: then their old rows are logged whole, which is too much for those who publish none. Who
+-- publishes all tables of a database could delete no jobs before. A table that is locked now has its turn at the next tidying.
+create function redisjobs_f._identify() returns void language plpgsql set lock_timeout = '100ms' as $$
+declare
+  one regclass;
+begin
+  for one in
+    select c.oid from pg_class c
+    where c.relnamespace = 'redisjobs'::regnamespace and c.relkind = 'r' and c.relreplident = 'd'
+      and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+      and exists (select from pg_publication p where p.puballtables
+        or exists (select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid)
+        or exists (select from pg_publication_namespace n where n.pnpubid = p.oid and n.pnnspid = c.relnamespace))
+  loop
+    execute format('alter table %s replica identity full', one);
+  end loop;
+exception when lock_not_available then
+end $$;
+
+do $$ begin
+  perform redisjobs_f._identify();
+end $$;

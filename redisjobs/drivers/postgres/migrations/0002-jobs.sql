@@ -33,7 +33,6 @@ create table redisjobs.jobs (
 -- A hash, so that no plan takes it for a range of places. A primary key was taken, whenever the table had been empty or
 -- nearly all of its jobs were in one place, and then a claim read all jobs that were there and gone.
 create index jobs_seq on redisjobs.jobs using hash (seq);
-alter table redisjobs.jobs replica identity full;  -- who publishes all tables of a database can still delete jobs
 create unique index jobs_id on redisjobs.jobs (queue, id) where place not in ('completed', 'cancelled');
 create index jobs_ready on redisjobs.jobs (queue, rank, seq) where place = 'ready';
 create index jobs_returned on redisjobs.jobs (queue, rank, seq) where place in ('returned', 'alone');

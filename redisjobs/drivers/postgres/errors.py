@@ -10,6 +10,7 @@ from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
 from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
+from redisjobs.model.driver import NoAnswer
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
@@ -19,6 +20,7 @@ _NOT_NOW = (
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
 _GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, can't be used any more
+_UNWRITABLE = ("22", "54")  # data exceptions, and limits of the server
 _REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
     "authentication failed",
     "no password supplied",
@@ -98,9 +100,15 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def is_refusal(error: DriverError) -> bool:
+    """Whether the server refuses what was sent, whoever sends it: data that it can't take, or too much of it."""
+    said = error.__cause__
+    return isinstance(said, Refused) and said.state.startswith(_UNWRITABLE)
+
+
 def lost(error: Exception) -> Unavailable:
     """Return the error of a connection that ended as ours."""
-    return Unavailable(next(iter(str(error).splitlines()), type(error).__name__))
+    return NoAnswer(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def not_opened(error: Exception) -> DriverError:

@@ -114,7 +114,7 @@ class Children:
         self._context = context or copy_context()
 
     def _child(self, index: int, job: NewJob) -> NewJob:
-        parent = ["parent", raw(self._lease.job_id), "depth", str(depth_of(self._lease) + 1)]
+        parent: list[str | bytes] = ["parent", raw(self._lease.job_id), "depth", str(depth_of(self._lease) + 1)]
         child_of = ["child_of", f"{self._group.token} {index}"]  # last: the store looks for it there
         job_id = job.job_id if job.nonce else self._group.child_id(index)
         return replace(job, job_id=job_id, fields=[*job.fields, *parent, *child_of], nonce="", tries=None)

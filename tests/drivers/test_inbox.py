@@ -108,9 +108,7 @@ async def test_a_job_without_an_id_is_pushed_though_another_has_its_entry_id(
     assert (one.job_id, other.job_id.startswith("1732438800000-0-")) == ("1732438800000-0", True)
 
 
-async def test_the_id_that_such_a_job_gets_is_no_other_ones_either(
-    redis_store: RedisStore, consumer: Any
-) -> None:
+async def test_the_id_that_such_a_job_gets_is_no_other_ones_either(redis_store: RedisStore, consumer: Any) -> None:
     store, entry = redis_store, "1732438800000-0"
     store.clock.set_to = 1732438900000
     await push(store, another(entry), another(f"{entry}-1732438900000"))

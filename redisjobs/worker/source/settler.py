@@ -13,6 +13,7 @@ from redisjobs.errors import DriverError, UnwritableResult
 from redisjobs.events import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
     ACK,
@@ -53,9 +54,10 @@ _UNWRITTEN = (
 )
 _UNSETTLED = "%s: the server refuses to settle it, and it is tried again later: %s"
 _FULL = (
-    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
-    "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
+    "the server is out of memory: what jobs of queue '%s' push, save and emit waits until it has room, and so do "
+    "these jobs; others go on. Give it memory, or take jobs off the queue"
 )
+_DROPPED = "%s: the server is out of memory, so the last chunks that it has emitted are lost; it has ended"
 
 
 class Report:
@@ -259,7 +261,11 @@ class Settler:
             return
         if reply is Reply.LEASE_LOST:
             note.run.give_up(LeaseGone())
-        if reply is Reply.FULL:
+        if reply is Reply.FULL and note.run.over and isinstance(note.settlement, EmitChunks):
+            # Its settlement drains the server, so it must not wait for room.
+            self._member.log.warning(_DROPPED, note.run.description)
+            note.answered(Reply.OK, added)
+        elif reply is Reply.FULL:
             self._leases.keep_note(note)
             self.report.log_full()
         else:

@@ -101,7 +101,7 @@ def _quoted(text: str) -> str:
 
 
 def is_refusal(error: DriverError) -> bool:
-    """Whether the server refuses what was sent, whoever sends it: data that it can't take, or too much of it."""
+    """Whether the server refuses a request for its data: it can't take them, or there are too many."""
     said = error.__cause__
     return isinstance(said, Refused) and said.state.startswith(_UNWRITABLE)
 

@@ -58,7 +58,7 @@ def translate(error: BaseException) -> DriverError:
 
 
 def is_refusal(error: DriverError) -> bool:
-    """Whether the server refuses what was sent, whoever sends it: a script failed by it, or it is too large.
+    """Whether the server refuses a request for its content: a script failed, or the request is too large.
 
     Not if a key of another type or the ACL is the reason; these have errors of their own.
     """

@@ -375,7 +375,7 @@ async def test_a_claim_that_is_overtaken_by_one_that_claims_ahead_may_have_its_j
 
 
 class Choosy(Counter):
-    """A store that refuses whole what has a bad job in it, and is away as often as it is told."""
+    """A store that refuses whole what has a bad job in it, and is away for some exchanges."""
 
     def __init__(self, bad: str) -> None:
         super().__init__()

@@ -39,8 +39,9 @@ def store(loop_store: Store) -> Store:
 
 
 async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_their_bytes(
-    queue: JobQueue, store: Store
+    queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("CRITICAL", "redisjobs.worker")  # pytest-xdist can't send a traceback that is no text
     came = Counter[str]()
 
     @queue.job(keep_result=60)

@@ -4,8 +4,8 @@
 --
 -- The types of all keys are checked before the first write. Jobs that are done by their first delivery come in columns:
 -- a few commands check and end them all, unless one is not as expected. A batch has a number: if it is sent again, it
--- gets the same answer, and is not applied twice. Jobs that push others come in a separate batch, to a script without
--- the flag `allow-oom`, so that a full server refuses only those.
+-- gets the same answer, and is not applied twice. Jobs that push others, and what running jobs save, emit and report, come
+-- in a separate batch, to a script without the flag `allow-oom`, so that a full server refuses only those.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: two may be under way

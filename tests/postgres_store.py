@@ -90,8 +90,9 @@ class PostgresStore:
         flat = [part for name, value in fields.items() if name != "id" for part in (name, value)]
         job = new_job(NewJob(job_id, flat, priority))
         self.admin.execute(
-            "insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms,"
-            " limit_key) values (nextval('redisjobs.line'), %s, %s, %s, %s, %s, %s, 'ready', %s, %s)",
+            "insert into redisjobs.jobs"
+            " (seq, queue, id, name, parameters, extra, rank, place, since_ms, limit_key)"
+            " values (nextval('redisjobs.line'), %s, %s, %s, %s, %s, %s, 'ready', %s, %s)",
             (
                 *(self.queue_name, job["id"], job["name"], job["parameters"]),
                 Jsonb(job["extra"]) if "extra" in job else None,

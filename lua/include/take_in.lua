@@ -28,11 +28,15 @@ local function take_in(now_ms, exact_ms)
   local number, earliest, bytes = 0, nil, 0
   local function push(entry, fields)
     local given, put_at = field(fields, 'id'), pushed_at(entry, now_ms)
-    local id = given or entry
+    local id, at_ms = given or entry, now_ms
     local taken, stale, read = is_taken(id)
     bytes = bytes + read
     if taken and given then return end
-    if taken then id = entry .. '-' .. whole(now_ms) end
+    while taken do -- as in include/reject
+      id, at_ms = entry .. '-' .. whole(at_ms), at_ms + 1
+      taken, stale, read = is_taken(id)
+      bytes = bytes + read
+    end
     local due_at = tonumber(put_at) + math.ceil(tonumber(field(fields, 'delay') or 0) * 1000)
     local values = {'name', field(fields, 'name'), 'parameters', field(fields, 'parameters') or '{}'}
     if due_at <= now_ms then values[5], values[6] = 'queued_at', put_at end

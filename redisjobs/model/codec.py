@@ -79,7 +79,7 @@ def decode_headers(raw: str | bytes | None) -> dict[str, str]:
 
 
 def trace_of(raw: bytes) -> str:
-    """Return a `traceparent`; '' if it is not as W3C Trace Context says: it is dropped, not repaired."""
+    """Return a `traceparent`; '' if it is none as W3C has it. Such a one is dropped, not repaired."""
     return raw.decode() if _TRACEPARENT.fullmatch(raw) else ""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change, Wish
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
@@ -32,6 +32,17 @@ class Fenced(DriverError):
             f"the store counts worker {worker_id} as dead: no heartbeat for a lease, or its record is lost"
         )
         self.worker_id = worker_id
+
+
+class NoAnswer(Unavailable):
+    """The connection to the store was lost, or no answer came in time."""
+
+
+class Unwritable(DriverError):
+    """The store has refused an exchange as a whole, and would again: it can't write one of the settlements.
+
+    Nothing was written, or what was is found by the next settlement of the same job.
+    """
 
 
 class IdTaken(DriverError):

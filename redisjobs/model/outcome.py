@@ -78,9 +78,10 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Unpushable:
-    """The handler returned, but its follow-ups can't be added, so its own job can't end as done."""
+    """The run is over, but the store can't write what it came to: a result, say, or follow-ups."""
 
     text: str
+    error_type: str = WrongType.__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,8 @@ def decide(
             return None
         case Undecodable(text):
             return DeadLetter("undecodable", _clip(text))
-        case Unpushable(text):
-            return DeadLetter("failed", _clip(text), error_type=WrongType.__name__)
+        case Unpushable(text, error_type):
+            return DeadLetter("failed", _clip(text), error_type=error_type)
         case Expired(text):
             return DeadLetter("expired", text)
         case UnknownName():

@@ -335,6 +335,27 @@ Settlement = (
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 
+def size_of(settlement: Settlement) -> int:
+    """Return about how many bytes a settlement sends."""
+    match settlement:
+        case Ack(result=result, pushes=pushes):
+            return len((result and result.value) or b"") + sum(map(weight_of, pushes))
+        case RetryLater(changes=changes):
+            return sum(map(len, changes.values()))
+        case Suspend(pushes=pushes, changes=changes):
+            return sum(map(len, changes.values())) + sum(map(weight_of, pushes))
+        case AddChildren(pushes=pushes):
+            return sum(map(weight_of, pushes))
+        case DeadLetter(error=error, traceback=traceback):
+            return len(error) + len(traceback)
+        case SaveStep(value=value):
+            return len(value)
+        case EmitChunks(chunks=chunks):
+            return sum(len(chunk.data) for chunk in chunks)
+        case _:
+            return 0
+
+
 Ended = tuple[str, Reply]
 """A job that a claim ended instead of delivering it: its id and a reply. DEAD: its workers died. CANCELLED: it was
 cancelled. UNDECODABLE: the entry was added outside redisjobs and is not a job."""

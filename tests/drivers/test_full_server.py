@@ -12,7 +12,7 @@ import redis
 from conftest import ENGINES
 from store import RedisStore, eventually
 
-from redisjobs import JobContext, JobQueue, Worker, server
+from redisjobs import JobContext, JobQueue, Worker, no_retry, server
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import Ack, NewJob, Turn
@@ -211,7 +211,7 @@ async def test_on_a_full_server_jobs_that_push_others_wait_and_the_rest_goes_on(
     bench.fill()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Worker(queue, concurrency=5, lease=1).run)
-        await eventually(lambda: "are kept, and settled once it has room" in caplog.text)
+        await eventually(lambda: "waits until it has room" in caplog.text)
         await eventually(lambda: sorted(bench.ran) == [0, 1, 2])
         with anyio.fail_after(5):
             while (counts := await queue.counts()).totals["completed"] != 3:  # noqa: ASYNC110
@@ -224,4 +224,41 @@ async def test_on_a_full_server_jobs_that_push_others_wait_and_the_rest_goes_on(
         tasks.cancel_scope.cancel()
 
     assert 7 in bench.ran
-    assert caplog.text.count("are kept") == 1
+    assert caplog.text.count("waits until it has room") == 1
+
+
+@pytest.mark.slow
+async def test_what_running_jobs_save_waits_for_room_and_what_they_emit_and_report_takes_none(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, began, saved = bench.store, anyio.Event(), list[str]()
+
+    @bench.queue.job(retry=no_retry())
+    async def saves(context: JobContext) -> None:
+        began.set()
+        saved.append(await context.step("one", lambda: "x" * 1000))
+
+    @bench.queue.job(retry=no_retry())
+    async def emits(context: JobContext) -> None:
+        await began.wait()
+        context.emit("x" * 100_000)
+        context.progress(0.5)
+
+    handles = [await saves.push(), await emits.push(), await bench.queue.push(Work(7))]
+    worker = Worker(bench.queue)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            bench.fill()
+            tasks.start_soon(worker.run)
+            await eventually(lambda: set(store.located()) == {handles[0].id}, within=20)
+            written = ("steps:", "chunks:", "progress:")
+            assert not any(key.startswith(written) for key in dict(store.keys()))
+            assert (saved, bench.ran) == ([], [7])
+            bench.make_room()
+            await eventually(lambda: store.located() == {}, within=20)
+            worker.stop()
+
+    assert saved == ["x" * 1000]
+    assert (await bench.queue.counts()).totals["completed"] == 3
+    assert sum("out of memory: what jobs" in record.message for record in caplog.records) == 1
+    assert sum("chunks that it has emitted are lost" in record.message for record in caplog.records) == 1

@@ -11,7 +11,7 @@ from redisjobs import JobQueue, Worker
 from redisjobs.model.changes import Pause, Requeue, Resume
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Find
-from redisjobs.model.transitions import Ack, Lease, Pushed, Reply
+from redisjobs.model.transitions import Ack, DeadLetter, Lease, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import another, claim, claim_one, found, ids, push, settle, texts
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +106,24 @@ async def test_a_job_without_an_id_is_pushed_though_another_has_its_entry_id(
     put(store, entry="1732438800000-0")
     one, other = await claim(consumer)
     assert (one.job_id, other.job_id.startswith("1732438800000-0-")) == ("1732438800000-0", True)
+
+
+async def test_the_id_that_such_a_job_gets_is_no_other_ones_either(redis_store: RedisStore, consumer: Any) -> None:
+    store, entry = redis_store, "1732438800000-0"
+    store.clock.set_to = 1732438900000
+    await push(store, another(entry), another(f"{entry}-1732438900000"))
+    dead, *others = await claim(consumer)
+    assert await settle(consumer, dead, DeadLetter("failed", "an error")) is Reply.OK
+    put(store, entry=entry)
+    (third,) = await claim(consumer)
+    assert [lease.job_id for lease in (dead, *others, third)] == [
+        entry,
+        f"{entry}-1732438900000",
+        f"{entry}-1732438900001",
+    ]
+    assert (await found(store, entry)).state is State.DEAD
+    for lease in (*others, third):
+        assert await settle(consumer, lease, Ack()) is Reply.OK
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def store(loop_store: Store) -> Store:
 
 
 async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_their_bytes(
-    queue: JobQueue, store: Store
+    queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("CRITICAL", "redisjobs.worker")  # pytest-xdist can't send a traceback that is no text
     came = Counter[str]()
 
     @queue.job(keep_result=60)
@@ -77,8 +78,8 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
 
     given: list[dict[str, bytes]] = [{"id": b"%d " % number + each} for number, each in enumerate(BYTES)]
     given += [{field: each, "started_at": b"1"} for field in (*STAY, *GO) for each in BYTES]
-    outcomes = {"returns": list[str](), "raises": list[str]()}
-    for name, put in outcomes.items():
+    jobs = {"returns": list[str](), "raises": list[str]()}
+    for name, put in jobs.items():
         for number, fields in enumerate(given):
             own = fields.get("id", b"%d" % number)
             put.append(store.put({**fields, "id": name.encode() + own, "name": name, "parameters": "{}"}))
@@ -86,8 +87,8 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
     await drain(queue)
 
     assert came == {"returned": len(given), "raised": 3 * len(given), "leaf": 6 * len(given)}
-    assert [await queue.driver.read(Find(job)) for job in outcomes["returns"]] == [None] * len(given)
-    for job, fields in zip(outcomes["raises"], given, strict=True):
+    assert [await queue.driver.read(Find(job)) for job in jobs["returns"]] == [None] * len(given)
+    for job, fields in zip(jobs["raises"], given, strict=True):
         row = await queue.driver.read(Find(job))
         assert row is not None
         assert row.state is State.DEAD

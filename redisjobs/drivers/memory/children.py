@@ -48,7 +48,7 @@ def end_child(memory: Memory, job: Job, outcome: ChildOutcome) -> None:
 
 
 def _place_of(job: Job) -> tuple[str, int] | None:
-    """Return the group of a child and its index there; None if the field names none, as one by redis-cli may."""
+    """Return the group of a child and its index there; None if its field, put outside redisjobs, names none."""
     found = _CHILD_OF.fullmatch(job.fields.get(b"child_of", b""))
     return None if found is None else (found[1].decode("utf-8", "surrogateescape"), int(found[2]))
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from redisjobs.drivers.postgres import working
 from redisjobs.drivers.postgres.calls import Call, change_call
 from redisjobs.drivers.postgres.connection import Connection
+from redisjobs.drivers.postgres.errors import is_refusal
 from redisjobs.drivers.postgres.health import look_at_server
 from redisjobs.drivers.postgres.heartbeat import SyncPostgresConsumer
 from redisjobs.drivers.postgres.hub import Hub, hub_of
@@ -21,7 +22,7 @@ from redisjobs.drivers.remote.clock import Now
 from redisjobs.drivers.remote.connections import Connections
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change
-from redisjobs.model.driver import Notification, Until
+from redisjobs.model.driver import Notification, Until, Unwritable
 from redisjobs.model.transitions import MOST_JOBS, Ended, Exchange, Lease, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")
@@ -143,7 +144,12 @@ class PostgresConsumer:
             now=time.monotonic(),
         )
         heard = self._heard if self._hub.ears.works else None
-        exchange = await self._run_claim(call)
+        try:
+            exchange = await self._run_claim(call)
+        except DriverError as error:
+            if settlements and is_refusal(error):
+                raise Unwritable(str(error)) from error
+            raise
         self._note(exchange.leases)
         if count:
             has_jobs = exchange.leases or exchange.more or exchange.turns or exchange.waits is not None

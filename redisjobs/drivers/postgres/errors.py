@@ -10,6 +10,7 @@ from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
 from redisjobs.drivers.postgres.schema import MIGRATE, MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
+from redisjobs.model.driver import NoAnswer
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
@@ -19,14 +20,8 @@ _NOT_NOW = (
     "0A000",  # of statements that are right: a plan is no good any more, or the server is a replica now
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
-_GONE = (
-    "57P01",
-    "57P02",
-    "57P03",
-    "57P05",
-    "25006",
-    "08",
-)  # the session, or its server, can't be used any more
+_GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, can't be used any more
+_UNWRITABLE = ("22", "54")  # data exceptions, and limits of the server
 _REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
     "authentication failed",
     "no password supplied",
@@ -114,9 +109,15 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def is_refusal(error: DriverError) -> bool:
+    """Whether the server refuses a request for its data: it can't take them, or there are too many."""
+    said = error.__cause__
+    return isinstance(said, Refused) and said.state.startswith(_UNWRITABLE)
+
+
 def lost(error: Exception) -> Unavailable:
     """Return the error of a connection that ended as ours."""
-    return Unavailable(next(iter(str(error).splitlines()), type(error).__name__))
+    return NoAnswer(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def not_opened(error: Exception) -> DriverError:

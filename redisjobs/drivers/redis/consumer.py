@@ -13,12 +13,13 @@ from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead, Outlook, bytes_o
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.settling import Settling
 from redisjobs.drivers.redis.target import Target
+from redisjobs.drivers.redis.wire import is_refusal
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.drivers.remote.connections import Connections
 from redisjobs.drivers.remote.loops import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change, Tidied
-from redisjobs.model.driver import Fenced, Notification, Until
+from redisjobs.model.driver import Fenced, Notification, Until, Unwritable
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import (
     MOST_JOBS,
@@ -130,8 +131,10 @@ class RedisConsumer:
             settled, claimed = answers[: len(settles)], answers[len(settles) :]
             is_fenced = any(isinstance(answer, Fenced) for answer in answers)
             outcome = await settling.answer(settled, is_fenced=is_fenced, run=self._run)
-        except DriverError:
+        except DriverError as error:
             self._outlook.forget()
+            if settlements and is_refusal(error):
+                raise Unwritable(str(error)) from error
             raise
         if is_fenced:
             self._outlook.forget()

@@ -149,6 +149,9 @@ class Replies(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the task that waits: no more replies will arrive."""
+        said = self._got[-1] if self._got else None
+        if isinstance(said, redis.ResponseError) and str(said).startswith("Protocol error"):
+            error = said  # the server's last word
         self._end(error or ConnectionError("the server closed the connection"))
         self._former.connection_lost(error)
 

@@ -11,6 +11,7 @@ from redisjobs.drivers.redis.outlook import REPLY_BYTES
 from redisjobs.drivers.redis.worker_commands import Settled, WorkerCommands
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Fenced
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     ACK,
     MOST_JOBS,
@@ -19,11 +20,13 @@ from redisjobs.model.transitions import (
     Exchange,
     NewJob,
     Reply,
+    ReportProgress,
+    SaveStep,
     Settlement,
     Settlements,
     Suspend,
     Turn,
-    weight_of,
+    size_of,
 )
 
 Run = Callable[[Command[Any]], Awaitable[list[Any]]]
@@ -33,9 +36,10 @@ _SPARE_STEPS = 10  # further calls for one job that pushes others, beyond two fo
 
 
 class Settling:
-    """The settlements of one exchange. Those that push jobs go first, in separate calls.
+    """The settlements of one exchange. Those that push jobs or write for a running job go first, in other calls.
 
-    So a server that is out of memory refuses only these. Each such call pushes a limited number of jobs and bytes.
+    So a server that is out of memory refuses only these: the others drain it. Each such call writes a limited
+    number of jobs and bytes.
     """
 
     def __init__(self, commands: WorkerCommands, worker: str, turn: Turn | None, settlements: Settlements) -> None:
@@ -46,7 +50,7 @@ class Settling:
         self._plain = settlements
         self._positions: list[list[int]] = []  # of the settlements in each call; empty: all go in one call
         for _, one in settlements:  # any() takes twice as long, and each settled job passes here
-            if one is not ACK and _pushes(one):
+            if one is not ACK and _grows(one):
                 self._part()
                 break
 
@@ -54,15 +58,15 @@ class Settling:
         plain: list[int] = []
         jobs = size = 0
         for position, (_, settlement) in enumerate(self._all):
-            pushes = _pushes(settlement)
-            if not pushes:
+            if not _grows(settlement):
                 plain.append(position)
                 continue
+            pushes = _pushes(settlement)
             if not self._positions or jobs + len(pushes) > MOST_JOBS or size > REPLY_BYTES:
                 self._positions.append([])
                 jobs = size = 0
             jobs += len(pushes)
-            size += sum(map(weight_of, pushes))
+            size += size_of(settlement)
             self._positions[-1].append(position)
         self._positions.append(plain)
         self._plain = [self._all[position] for position in plain]
@@ -156,6 +160,11 @@ class Settling:
 
 def _pushes(settlement: Settlement) -> Sequence[NewJob]:
     return settlement.pushes if isinstance(settlement, Ack | AddChildren | Suspend) else ()
+
+
+def _grows(settlement: Settlement) -> bool:
+    """Return whether a full server must not take a settlement: it makes room for nothing."""
+    return isinstance(settlement, EmitChunks | SaveStep | ReportProgress) or bool(_pushes(settlement))
 
 
 def _note_added(added: bytearray, numbers: Sequence[int], looked: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from redisjobs.errors import DriverError, Forbidden, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.model.driver import NoAnswer
 from redisjobs.model.job import OnConflict
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
@@ -42,7 +43,7 @@ def translate(error: BaseException) -> DriverError:
         return DriverError(f"the server refused the credentials: {text}")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
         # BusyLoadingError is a ConnectionError too, which is right: a server that loads its data will answer soon.
-        return Unavailable(text)
+        return NoAnswer(text) if isinstance(error, OSError | EOFError) else Unavailable(text)
     if isinstance(error, redis_errors.OutOfMemoryError):
         return QueueFull(f"the server is out of memory, nothing was written: {text}")
     if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
@@ -54,6 +55,17 @@ def translate(error: BaseException) -> DriverError:
     if "unknown command" in text and "HELLO" in text.upper():
         return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {NEEDED}")
     return DriverError(f"{type(error).__name__}: {text}")
+
+
+def is_refusal(error: DriverError) -> bool:
+    """Whether the server refuses a request for its content: a script failed, or the request is too large.
+
+    Not if a key of another type or the ACL is the reason; these have errors of their own.
+    """
+    said = error.__cause__
+    text = str(said)
+    is_refused = _IN_SCRIPT.search(text) is not None or text.startswith("Protocol error")
+    return type(error) is DriverError and isinstance(said, redis_errors.ResponseError) and is_refused
 
 
 def is_a_sentinel() -> DriverError:

@@ -103,7 +103,7 @@ class WorkerCommands(Commands):
     def settle(
         self, worker: str, turn: Turn | None, settlements: Settlements, *, promote: bool, server_ms: float | None
     ) -> Command[Settled | Fenced]:
-        """Settle at most 500 jobs that push no others.
+        """Settle at most 500 jobs that a full server can settle.
 
         With `promote`, also promote due jobs, and ask what a claim would find. `server_ms` is the server's time,
         or a little earlier; None: unknown.
@@ -124,7 +124,7 @@ class WorkerCommands(Commands):
     def settle_with_pushes(
         self, worker: str, turn: Turn | None, call: str, settlements: Settlements
     ) -> Command[Settled | Fenced]:
-        """Settle jobs that push others; if the server is out of memory, the reply for each is FULL.
+        """Settle jobs that push others, or run on and write; if the server has no memory, each reply is FULL.
 
         `call` tells this call from the others of the same turn.
         """

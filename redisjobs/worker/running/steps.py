@@ -23,6 +23,7 @@ from redisjobs.worker.running.children import ChildCalls, new_group
 from redisjobs.worker.running.pushes import Pushes
 
 _NO_CHILDREN = b"[]"
+_REFUSED = "the server refuses to write it, which may be too large"
 
 Written = Callable[[Reply, Sequence[bool]], object]
 """Called with the reply to what was written; and for children, which were added."""
@@ -175,7 +176,7 @@ class RunSteps:
 
         def done(reply: Reply) -> None:
             del self._saves[key]
-            tell(None if reply is Reply.OK else _saved_elsewhere(key, reply))
+            tell(None if reply is Reply.OK else _not_saved(key, reply))
 
         self._save(SaveStep(key, self._last, value, self._version), done, tell)
 
@@ -291,6 +292,9 @@ class RunSteps:
             return
 
         def done(reply: Reply) -> None:
+            if reply is Reply.OVERSIZED:
+                answered(UnwritableResult(f"the checkpoint is not saved: {_REFUSED}"))
+                return
             self.checkpoint = value
             self._bytes += len(value) - before
             answered(None)
@@ -302,7 +306,9 @@ def _no_step(key: str, full: str) -> StepsFull:
     return StepsFull(f"step '{visible(key)}': {full}")
 
 
-def _saved_elsewhere(key: str, reply: Reply) -> RuntimeError:
+def _not_saved(key: str, reply: Reply) -> Exception:
+    if reply is Reply.OVERSIZED:
+        return UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {_REFUSED}")
     return RuntimeError(f"step '{visible(key)}' was saved by another run meanwhile: {reply}")
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,14 +18,26 @@ from redisjobs.base.eventloop import Gate, gates
 from redisjobs.client.backoff import NOT_NOW
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.codec import encode_progress
-from redisjobs.model.driver import Consumer, Fenced
-from redisjobs.model.transitions import MOST_JOBS, Exchange, Lease, ReportProgress, Settlement, Turn
+from redisjobs.model.driver import Consumer, Fenced, NoAnswer, Unwritable
+from redisjobs.model.transitions import (
+    MOST_JOBS,
+    Exchange,
+    Lease,
+    Reply,
+    ReportProgress,
+    Settlement,
+    Turn,
+    size_of,
+)
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.source.leases import Note
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs that fit into one exchange, even in a worker with few slots
 _WORTH = _BATCH // 2  # outcomes, or free slots, that make a second exchange worthwhile
+_LARGE = 512 * 1024  # bytes from which an exchange may be too large for the server, or for a proxy before it
+_UNHEARD = "the server answers, but not this, which may be too large for it ({})"
+_TRIES = 3  # that no answer came to a large exchange, until it counts as refused
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +58,8 @@ class Batch:
     after: int | None = None
     waiting: Sequence[Lease] = ()  # claimed before; they wait until this claim shows that no job goes before them
     ended: int = 0  # jobs of the worker that had ended when it was sent
+    unheard: int = 0  # tries that had no answer, while the server answered others
+    rest: "list[Batch]" = field(default_factory=list)  # parts of a refused batch, to be sent after this one
     # What was sent: a job may have another lease by now.
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
@@ -55,6 +70,30 @@ class Batch:
         self.settlements += [
             (run.lease, ReportProgress(encode_progress(run.progress))) for run in self.reporting if run.progress
         ]
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether one settlement is all that it sends."""
+        return self.count is None and len(self.settlements) <= 1
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may be too large for the server."""
+        return sum(size_of(settlement) for _, settlement in self.settlements) >= _LARGE
+
+    def halves(self) -> "list[Batch]":
+        """Return what it sends in two parts, without the claim; in one if it can't be parted."""
+        most = len(self.notes) + len(self.settling) + len(self.reporting)
+        half = -(-most // 2)
+        return [self._part(begin, end) for begin, end in ((0, half), (half, most)) if begin < end]
+
+    def _part(self, begin: int, end: int) -> "Batch":
+        lists = list[list[Any]]()
+        for each in (self.notes, self.settling, self.reporting):
+            lists.append(list(each[max(0, begin) : max(0, end)]))
+            begin, end = begin - len(each), end - len(each)
+        notes, settling, reporting = lists
+        return Batch(settling, None, notes=notes, reporting=reporting)
 
 
 def most_of(places: int) -> int:
@@ -130,16 +169,21 @@ class Batcher:
             self._idle.pop().open()
 
     async def carry(self, batch: Batch) -> None:
-        """Send a batch in the current task.
+        """Send a batch in the current task; if it is refused, its parts.
 
         Raises:
             DriverError: The batch may or may not have arrived; `failed` was called.
         """
         self._start_sending(batch)
-        await self._send_waiting(batch)
+        try:
+            await self._send_waiting(batch)
+        except Unwritable:
+            await self.send_again()
 
     async def send_again(self) -> None:
         """Send the batches that had no answer again, one by one. The server answers as if for the first time.
+
+        One that the server refuses is halved until what it refuses stands alone. That is answered OVERSIZED.
 
         Raises:
             DriverError: A batch has no answer this time either.
@@ -148,7 +192,8 @@ class Batcher:
             batch = self.unanswered.pop(0)
             batch.count, batch.idle = None, False
             self._depart(batch)
-            await self._send_waiting(batch)
+            with suppress(Unwritable):  # its parts are to be sent now
+                await self._send_waiting(batch)
 
     def forget(self) -> None:
         """Forget the batches that had no answer, because their jobs are no longer ours."""
@@ -189,7 +234,7 @@ class Batcher:
                     finally:
                         if gate in self._idle:  # cancelled: no task waits at this gate any more
                             self._idle.remove(gate)
-                with suppress(*NOT_NOW, Fenced):  # `failed` was called
+                with suppress(*NOT_NOW, Fenced, Unwritable):  # `failed` was called
                     await self._send_waiting(self._batches.pop(0))
         finally:
             self._ended = True
@@ -199,12 +244,24 @@ class Batcher:
                 self._fail(batch, None)
 
     def _free_lane(self, batch: Batch) -> None:
-        self._lanes[batch.turn.lane] = batch.turn.number
+        if batch.rest:
+            self._queue_parts(batch, batch.rest)
+        else:
+            self._lanes[batch.turn.lane] = batch.turn.number
+
+    def _queue_parts(self, batch: Batch, parts: Sequence[Batch]) -> None:
+        """Send parts of a batch next, one after the other: each is an exchange with a number of its own."""
+        first, *first.rest = parts
+        first.turn = Turn(batch.turn.lane, batch.turn.number + 1)
+        self.unanswered.insert(0, first)
 
     def _fail(self, batch: Batch, error: DriverError | None) -> None:
-        """Keep a batch that may or may not have arrived, unless it settles nothing."""
-        batch.unknown = batch.unknown or not isinstance(error, Fenced)
-        if batch.settling or batch.notes:
+        """Keep what a batch settles: it may or may not have arrived. Of a refused one, keep the parts."""
+        is_refused = isinstance(error, Unwritable)
+        batch.unknown = batch.unknown or not (is_refused or isinstance(error, Fenced))
+        if is_refused:
+            self._queue_parts(batch, [*batch.halves(), *batch.rest])
+        elif batch.settling or batch.notes:
             self.unanswered.append(batch)
         else:
             self._free_lane(batch)
@@ -225,11 +282,15 @@ class Batcher:
                 )
             if answer is None:
                 error = Unavailable("the exchange was broken off")
+        except NoAnswer as failure:
+            error = Unwritable(_UNHEARD.format(failure)) if await self._is_unheard(batch) else failure
         except DriverError as failure:
             error = failure
         finally:
             self._scopes.discard(scope)
             self._arrive(batch)
+            if isinstance(error, Unwritable) and batch.is_lone:
+                answer, error = Exchange([Reply.OVERSIZED], spoiled={0: str(error)}), None
             if answer is None:
                 self._fail(batch, error)
             else:
@@ -238,3 +299,17 @@ class Batcher:
             raise error
         assert answer is not None
         self._answered(batch, answer)
+
+    async def _is_unheard(self, batch: Batch) -> bool:
+        """Return whether again and again no answer came to a large batch, while the server answers a small one.
+
+        A server closes the connection if a request is longer than it takes, and may not say so.
+        """
+        batch.unheard += 1
+        if batch.unheard < _TRIES - 1 or not batch.is_large:
+            return False
+        try:
+            await self._consumer.exchange([], None)
+        except DriverError:
+            batch.unheard = 0
+        return batch.unheard >= _TRIES

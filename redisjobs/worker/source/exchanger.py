@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from redisjobs.errors import DriverError
+from redisjobs.model.driver import Unwritable
 from redisjobs.model.transitions import Exchange
 from redisjobs.worker.source.batcher import Batch, most_of
 from redisjobs.worker.source.claims import Claims
@@ -160,7 +161,8 @@ class Exchanger:
         if not (batch.settling or batch.notes):  # else they are sent again with the batch's settlements
             self.settler.report_again(batch.reporting)
         self.member.note_lost_reply()
-        self.failure = error
+        if not isinstance(error, Unwritable):  # else its parts are sent
+            self.failure = error
         self._pool.changed()  # the failed exchange keeps no slots any more
 
     def raise_failure(self) -> None:

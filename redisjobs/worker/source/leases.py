@@ -15,7 +15,7 @@ from redisjobs.model.transitions import (
     Release,
     ReportProgress,
     SaveStep,
-    weight_of,
+    size_of,
 )
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.steps import Written
@@ -75,13 +75,7 @@ class Note:
     @property
     def weight(self) -> int:
         """About how many bytes it writes."""
-        match self.settlement:
-            case SaveStep(value=value):
-                return len(value)
-            case EmitChunks(chunks):
-                return sum(len(chunk.data) for chunk in chunks)
-            case AddChildren(pushes=pushes):
-                return sum(map(weight_of, pushes))
+        return size_of(self.settlement)
 
 
 class Leases:

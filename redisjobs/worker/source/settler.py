@@ -9,15 +9,17 @@ from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, UnwritableResult
 from redisjobs.events import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
     ACK,
     Ack,
     AddChildren,
+    DeadLetter,
     Ended,
     Exchange,
     Lease,
@@ -48,9 +50,8 @@ _LINGERS = (
     "settled when the thread ends"
 )
 _SPOILED = "the handler has returned, and the jobs that it pushed can't be added: %s; then requeue this job"
-_FULL = (
-    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
-    "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
+_UNWRITTEN = (
+    "the job has run, and the server refuses what it came to: %s; requeue it once it is smaller, or can be kept"
 )
 _BUSY = (
     "%s: it has pushed others, and another transaction, which is not committed yet, has taken %s. The job is "
@@ -58,6 +59,12 @@ _BUSY = (
 )
 _NAMED = 3  # keys and ids that the message names
 _QUIET = 60.0  # seconds between two such messages
+_UNSETTLED = "%s: the server refuses to settle it, and it is tried again later: %s"
+_FULL = (
+    "the server is out of memory: what jobs of queue '%s' push, save and emit waits until it has room, and so do "
+    "these jobs; others go on. Give it memory, or take jobs off the queue"
+)
+_DROPPED = "%s: the server is out of memory, so the last chunks that it has emitted are lost; it has ended"
 
 
 class Report:
@@ -276,7 +283,11 @@ class Settler:
             return
         if reply is Reply.LEASE_LOST:
             note.run.give_up(LeaseGone())
-        if reply is Reply.FULL:
+        if reply is Reply.FULL and note.run.over and isinstance(note.settlement, EmitChunks):
+            # Its settlement drains the server, so it must not wait for room.
+            self._member.log.warning(_DROPPED, note.run.description)
+            note.answered(Reply.OK, added)
+        elif reply is Reply.FULL:
             self._leases.keep_note(note)
             self.report.log_full()
         elif reply is Reply.BUSY:
@@ -297,7 +308,9 @@ class Settler:
         if type(run.settlement) is not Ack and self._has_another(run, reply):
             run.resent = False  # the next settlement has not been sent before
             return
-        if reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
+        if reply is Reply.OVERSIZED:
+            self._refused(run, spoiled)
+        elif reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
             run.decide(Unpushable(_SPOILED % spoiled))
             self._leases.unsettled.append(run)
         elif reply is Reply.FULL:
@@ -319,6 +332,18 @@ class Settler:
                 else:
                     run.pushes.lost()
 
+    def _refused(self, run: Execution, why: str) -> None:
+        """Make a job whose settlement can't be written a dead letter; if not even that can be, keep the job."""
+        settlement = run.settlement
+        is_last = isinstance(settlement, DeadLetter) and settlement.error_type == UnwritableResult.__name__
+        if is_last or isinstance(settlement, Release):
+            self._member.log.error(_UNSETTLED, run.description, why or "it can't be written")
+            self._leases.keep(run)
+            return
+        run.decide(Unpushable(_UNWRITTEN % (why or "it can't be written"), UnwritableResult.__name__))
+        run.resent = False
+        self._leases.unsettled.append(run)
+
     async def _cancel_children(self) -> None:
         """Cancel the children of jobs that were cancelled. If this fails, tidying does it."""
         try:
@@ -332,7 +357,7 @@ class Settler:
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Prepare the job's next settlement, if it has one after this answer; return whether it has."""
         match run.settlement:
-            case ReportProgress(then=then) if reply is Reply.OK:
+            case ReportProgress(then=then) if reply in (Reply.OK, Reply.FULL, Reply.OVERSIZED):
                 run.settlement = then
             case Lingers() as asked if reply in (Reply.OK, Reply.RUNNING):
                 self._settle_lingering(run, asked, waits=reply is Reply.RUNNING)

@@ -11,8 +11,8 @@ from store import lease_at
 
 from redisjobs import JobQueue, Worker
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model.driver import Consumer, Fenced
-from redisjobs.model.transitions import Ack, Exchange, Release, Settlements, Turn
+from redisjobs.model.driver import Consumer, Fenced, NoAnswer, Unwritable
+from redisjobs.model.transitions import Ack, Exchange, Release, Reply, Result, Settlements, Turn, size_of
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.batcher import Batch, Batcher
 
@@ -372,3 +372,94 @@ async def test_a_claim_that_is_overtaken_by_one_that_claims_ahead_may_have_its_j
         store.batcher.begin(second)
 
         assert (first.ahead, second.ahead) == (100, 100)
+
+
+class Choosy(Counter):
+    """A store that refuses whole what has a bad job in it, and is away for some exchanges."""
+
+    def __init__(self, bad: str) -> None:
+        super().__init__()
+        self.bad, self.away = set(bad), 0
+        self.go.set()
+        self.replies: dict[str, Reply] = {}
+
+    async def exchange(self, settlements: Settlements, count: int | None, **more: Any) -> Exchange:
+        await super().exchange(settlements, count, **more)
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
+        if self.bad & {lease.job_id for lease, _ in settlements}:
+            raise Unwritable("too large")
+        return Exchange([Reply.OK] * len(settlements))
+
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        for (lease, _), reply in zip(batch.settlements, answer.replies, strict=True):
+            assert lease.job_id not in self.replies
+            self.replies[lease.job_id] = reply
+
+
+@pytest.mark.parametrize("bad", ["a", "p", "h", "cd", "aip", "abcdefghijklmnop"])
+async def test_one_that_is_refused_is_halved_until_what_is_refused_stands_alone_and_the_others_are_settled(
+    bad: str,
+) -> None:
+    store, names = Choosy(bad), "abcdefghijklmnop"
+    batch = Batch(done(*names), 5)
+
+    await store.batcher.carry(batch)
+
+    assert store.replies == {name: Reply.OVERSIZED if name in bad else Reply.OK for name in names}
+    assert store.batcher.unanswered == []
+    assert store.counts == [5, *[None] * (len(store.counts) - 1)]
+    assert len(store.sent) <= 1 + 2 * 4 * len(bad)  # log2(16) = 4
+    assert [number for _, number in lanes(store)] == [*range(1, len(store.sent) + 1)]  # each is an exchange
+    await store.batcher.carry(Batch(done("next"), None))
+    assert store.replies["next"] is Reply.OK
+
+
+async def test_parts_of_a_refused_one_that_have_no_answer_are_sent_again_by_their_numbers() -> None:
+    store = Choosy("d")
+    with pytest.raises(Unavailable):
+        await _carry_then_away(store)
+    lost = lanes(store)[-1]
+
+    await store.batcher.send_again()
+
+    assert lanes(store).count(lost) == 2
+    assert store.replies == {"a": Reply.OK, "b": Reply.OK, "c": Reply.OK, "d": Reply.OVERSIZED}
+
+
+async def _carry_then_away(store: Choosy) -> None:
+    exchange = Counter.exchange
+
+    async def once(self: Any, settlements: Settlements, count: int | None, **more: Any) -> Exchange:
+        if len(self.sent) == 1:  # the first part
+            self.away = 1
+        return await exchange(self, settlements, count, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Counter, "exchange", once)
+        await store.batcher.carry(Batch(done(*"abcd"), None))
+
+
+async def test_a_large_one_that_never_has_an_answer_while_the_store_answers_others_counts_as_refused() -> None:
+    class Small(Choosy):
+        async def exchange(self, settlements: Settlements, count: int | None, **more: Any) -> Exchange:
+            await Counter.exchange(self, settlements, count, **more)
+            if sum(size_of(one) for _, one in settlements) > 2**20:
+                raise NoAnswer("the server closed the connection")
+            return Exchange([Reply.OK] * len(settlements))
+
+    store = Small("")
+    large = Ack(result=Result(60_000, b"x" * 2**20 + b"x"))
+    runs = done(*"abcd")
+    runs[2].settlement = large
+    with pytest.raises(NoAnswer):
+        await store.batcher.carry(Batch(runs, None))
+    for _ in range(20):
+        try:
+            await store.batcher.send_again()
+        except NoAnswer:
+            continue
+        break
+
+    assert store.replies == {"a": Reply.OK, "b": Reply.OK, "c": Reply.OVERSIZED, "d": Reply.OK}

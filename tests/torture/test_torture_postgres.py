@@ -430,7 +430,7 @@ def test_what_does_not_reach_a_standby_is_lost_when_it_is_promoted_and_another_o
 
 
 def test_a_result_of_another_job_is_never_excused_by_what_was_lost(book: Book) -> None:
-    book.final.statuses["a"] = JobStatus(Ending.COMPLETED, b'{"job": "b"}')
+    book.final.statuses["a"] = JobStatus(Ending.COMPLETED, value=b'{"job": "b"}')
     for line in book.lines:
         if line.get("job") == "a" and line["what"] == "push":
             line["kept"] = True

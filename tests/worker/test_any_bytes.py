@@ -77,8 +77,8 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
 
     given: list[dict[str, bytes]] = [{"id": b"%d " % number + each} for number, each in enumerate(BYTES)]
     given += [{field: each, "started_at": b"1"} for field in (*STAY, *GO) for each in BYTES]
-    fates = {"returns": list[str](), "raises": list[str]()}
-    for name, put in fates.items():
+    outcomes = {"returns": list[str](), "raises": list[str]()}
+    for name, put in outcomes.items():
         for number, fields in enumerate(given):
             own = fields.get("id", b"%d" % number)
             put.append(store.put({**fields, "id": name.encode() + own, "name": name, "parameters": "{}"}))
@@ -86,8 +86,8 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
     await drain(queue)
 
     assert came == {"returned": len(given), "raised": 3 * len(given), "leaf": 6 * len(given)}
-    assert [await queue.driver.read(Find(job)) for job in fates["returns"]] == [None] * len(given)
-    for job, fields in zip(fates["raises"], given, strict=True):
+    assert [await queue.driver.read(Find(job)) for job in outcomes["returns"]] == [None] * len(given)
+    for job, fields in zip(outcomes["raises"], given, strict=True):
         row = await queue.driver.read(Find(job))
         assert row is not None
         assert row.state is State.DEAD

@@ -51,9 +51,9 @@ def push(
 
 
 class Waiting:
-    """The answers to a push, of which some jobs are tried again: another transaction has taken their key or id.
+    """The answers to a push. A job whose key or id another transaction has taken is tried again.
 
-    Between two tries it keeps no connection, so no other push waits for it. `until` is by the monotonic clock.
+    Between two tries the push keeps no connection, so no other push waits for it. `until` is by the monotonic clock.
     """
 
     def __init__(self, jobs: Sequence[NewJob], answers: list[Pushed], repeated: bool, until: float) -> None:

@@ -1340,6 +1340,26 @@ def test_a_fault_of_one_worker_does_not_excuse_that_the_others_stand_still() -> 
     assert ", amid worker frozen: jobs were ready" in found
 
 
+# What faults find themselves, and what grows
+
+
+def test_what_a_fault_has_seen_to_be_wrong_is_wrong(book: Book) -> None:
+    book.lines.append({"what": "found", "at": 104, "text": "a push took long"})
+
+    assert book.verdict().wrong == ["a push took long"]
+
+
+@pytest.mark.parametrize(("size", "grown"), [(300_000, False), (400_000, True)])
+def test_an_entry_that_grows_as_its_job_fails_again_and_again_is_found(book: Book, size: int, grown: bool) -> None:
+    book.lines.append({"what": "external", "at": 104, "job": "e", "db": 0, "pushed": True, "size": 90})
+    book.final.letters.append(Letter("e", "failed", size=size))
+    book.final.totals |= {"pushed": 4, "dead": 2}
+    book.final.located["e"] = "dead 2-0"
+
+    expected = ["e was put with 90 bytes, and its dead letter has 400,000"] if grown else []
+    assert book.verdict().wrong == expected
+
+
 # One id, several jobs
 
 

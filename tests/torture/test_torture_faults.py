@@ -43,7 +43,7 @@ from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.fleet.store import through
 from redisjobs.torture.nemesis import FAULTS, heal
-from redisjobs.torture.nemesis.entries import PutHostile
+from redisjobs.torture.nemesis.entries import PutHostile, PutOddIds
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.owners import OwnerFault
@@ -381,6 +381,7 @@ def test_what_would_harm_a_users_server_is_not_done_to_it_and_all_else_is(system
     one = {"frozen in turn"}  # here is but one database
     assert spared - one == {
         *("server killed", "clients killed", "listeners killed", "scripts flushed", "memory full"),
+        "requests limited",
         *(kind.name for kind in FAULTS if issubclass(kind, OwnerFault)),
     }
 
@@ -418,6 +419,20 @@ def test_what_is_hostile_has_each_number_of_an_entry(system: System) -> None:
         entries += on_redis(system.store).run("XRANGE", stream, "-", "+")
     names = {name for _, flat in entries for name in flat[::2]}
     assert {b"attempt", b"started_at", b"queued_at", b"expires_at", b"unknown_since"} <= names
+
+
+def test_odd_ids_come_with_each_handler_that_sends_them_back_and_no_two_are_equal(system: System) -> None:
+    fault = PutOddIds()
+
+    fault.begin(system)
+
+    ids = {note["job"].encode("utf-8", "surrogateescape") for note in system.notes if note["pushed"]}
+    entries = on_redis(system.store).run("XRANGE", f"{on_redis(system.store).prefix}inbox", "-", "+")
+    put = [dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in entries]
+    good = [fields for fields in put if b"id" in fields]
+    assert {fields[b"id"] for fields in good} == ids
+    assert len(ids) == len(good)
+    assert {b"Parent", b"Saving", b"Sleeper", b"Family", b"Emitting"} <= {fields[b"name"] for fields in good}
 
 
 # What producers record

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from redisjobs.cli.torture import Drivers, Topologies, _check
 from redisjobs.drivers.postgres import working
 from redisjobs.drivers.postgres.calls import Call
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import State
 from redisjobs.sync import JobQueue
 from redisjobs.torture import report
@@ -38,6 +40,7 @@ from redisjobs.torture.nemesis.backends import (
     on_postgres,
 )
 from redisjobs.torture.nemesis.fault import System
+from redisjobs.torture.nemesis.keys import HoldKeys
 from redisjobs.torture.nemesis.schema import AddColumn, Maintain, PutRows
 from redisjobs.torture.nemesis.sessions import (
     HoldSnapshot,
@@ -366,6 +369,88 @@ class TestFaults:
         assert len(fault.jobs) >= 6
         assert {*fault.jobs} == {*found}
 
+    def test_keys_are_held_until_the_fault_ends_and_a_push_of_another_job_beside_them_is_answered(
+        self, system: System
+    ) -> None:
+        fault = HoldKeys()
+
+        fault.begin(system)
+        fault.keep(system)
+        with pytest.raises(DriverError), JobQueue(fault.store.url, fault.store.queue.name, deadline=0.5) as queue:
+            queue.push(Work(1), unique=fault.left[0])
+        fault.end(system)
+
+        anyio.run(eventually, lambda: not fault.side.thread.is_alive())
+        assert fault.side.found == []
+        assert fault.store.queue.push(Work(1), unique=fault.left[0]).added
+
+
+# How clients reach a server
+
+
+@pytest.mark.slow
+@needs_server
+@pytest.mark.parametrize(
+    "topology",
+    [
+        "unix-socket",
+        pytest.param(
+            "pgbouncer",
+            marks=pytest.mark.skipif(not shutil.which("pgbouncer"), reason="apt-get install pgbouncer"),
+        ),
+    ],
+)
+def test_workers_and_producers_come_by_the_topology_that_is_asked_for(topology: str) -> None:
+    with postgres_place.place("", topology=topology) as there:
+        with JobQueue(there.producers_urls()[0], there.queue) as queue:
+            queue.push(Work(1), job_id="a")
+
+        assert there.stores[0].queue.get("a") is not None
+        assert ("/?host=" in there.workers_urls()[0].replace("torture_0", "")) is (topology == "unix-socket")
+
+
+@pytest.mark.slow
+@needs_server
+def test_what_does_not_reach_a_standby_is_lost_when_it_is_promoted_and_another_one_follows_it() -> None:
+    with postgres_place.place("", topology="standby") as there:
+        store, pair = there.stores[0], there.pair
+        assert pair is not None
+        store.queue.push(Work(1), job_id="a")
+        anyio.run(eventually, lambda: pair.is_level)
+        pair.lag()
+        store.queue.push(Work(1), job_id="b")
+
+        pair.fail_over()
+
+        store.connect()
+        assert (store.queue.get("a") is not None, store.queue.get("b")) == (True, None)
+        pair.add_standby()
+        with JobQueue(there.workers_urls()[0], there.queue) as queue:
+            assert queue.push(Work(1), job_id="b").added
+
+
+def test_a_result_of_another_job_is_never_excused_by_what_was_lost(book: Book) -> None:
+    book.final.statuses["a"] = JobStatus(Ending.COMPLETED, value=b'{"job": "b"}')
+    for line in book.lines:
+        if line.get("job") == "a" and line["what"] == "push":
+            line["kept"] = True
+    book.lines.append({**crash(100, 110), "keeps_jobs": False})
+
+    verdict = book.verdict()
+
+    assert verdict.wrong == ["mixed up: the result of a (Work) is {'job': 'b'}"]
+
+
+@pytest.mark.parametrize("excused", [True, False])
+def test_a_settlement_by_a_non_owner_is_excused_only_where_the_other_run_began_in_what_was_lost(
+    book: Book, excused: bool
+) -> None:
+    runs = [started("job-d", 1, 102.1), started("job-d", 2, 104.6, 2), settled("job-d", 1, 104.7)]
+    book.lines += [*pushed("job-d", 102), *runs]
+    book.lines.append({**crash(104.5 if excused else 104.65, 105), "keeps_jobs": False})
+
+    assert bool(book.verdict().stolen) is not excused
+
 
 # The command
 
@@ -373,7 +458,12 @@ class TestFaults:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("", Drivers.POSTGRES, "", Topologies.CLUSTER), "--topology starts Redis servers"),
+        (
+            ("", Drivers.POSTGRES, "", Topologies.CLUSTER),
+            "--driver postgres has no topology 'cluster'; it has: one",
+        ),
+        (("", Drivers.REDIS, "", Topologies.STANDBY), "--driver redis has no topology 'standby'"),
+        (("postgresql://h/db", Drivers.POSTGRES, "", Topologies.STANDBY), "--topology starts servers of its own"),
         (("", Drivers.REDIS, "postgres", Topologies.ONE), "--server is a program to start for --driver postgres"),
         (("", Drivers.POSTGRES, "mysql", Topologies.ONE), "there is no server 'mysql'; there are: postgres"),
         (("postgresql://h/db?sslmod=a", Drivers.POSTGRES, "", Topologies.ONE), "sslmod"),

@@ -73,12 +73,21 @@ class Store(ABC):
     def drained(self) -> bool:
         """Whether no job is left to run, and none to be woken; False also if that is unknown."""
         try:
-            counts = self.counts()
-            if sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox:
+            if self.has_work:
                 return False
-            return counts.suspended == sum(job.name == UNSIGNALLED for job in self.suspended())
+            return self.counts().suspended == sum(job.name == UNSIGNALLED for job in self.suspended())
         except DriverError:
             return False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a job is left that needs no signal to go on.
+
+        Raises:
+            DriverError: The server does not answer.
+        """
+        counts = self.counts()
+        return bool(sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
 
     def suspended(self) -> list[JobInfo]:
         """Return the suspended jobs."""

@@ -16,6 +16,7 @@ from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import until
 
 _COPIED_WITHIN = 60.0  # seconds
+_LEVEL = "select bool_and(replay_lsn >= pg_current_wal_flush_lsn()) from pg_stat_replication"
 _STREAMING = "select count(*) from pg_stat_replication where state = 'streaming'"
 
 
@@ -82,6 +83,15 @@ class Pair:
         session = Session(self.primary.url)
         try:
             return session.run(_STREAMING) == [(1,)]
+        finally:
+            session.close()
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the standby has all that was written so far."""
+        session = Session(self.primary.url)
+        try:
+            return session.run(_LEVEL) == [(True,)]
         finally:
             session.close()
 

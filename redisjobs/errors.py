@@ -1,6 +1,6 @@
 """Every exception of redisjobs. The reference page on errors shows them as a tree."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -293,15 +293,18 @@ class Fail(Steering):
 
 def single_cause(error: BaseException) -> BaseException:
     """Return one error of a group in which all come from the store, best not `Unavailable`; else the group."""
-    leaves = list(_leaves(error))
+    leaves = leaves_of(error)
     if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
         return error
     return next((leaf for leaf in leaves if not isinstance(leaf, Unavailable)), leaves[0])
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the errors of an exception group and of the groups in it, in order; of another error, itself."""
+    leaves, left = list[BaseException](), [error]
+    while left:
+        if isinstance(each := left.pop(), BaseExceptionGroup):
+            left += reversed(BaseExceptionGroup.exceptions.__get__(each))  # a subclass may override it
+        else:
+            leaves.append(each)
+    return leaves

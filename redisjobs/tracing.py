@@ -29,6 +29,7 @@ from redisjobs.base.visible import visible
 from redisjobs.errors import Snooze
 from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
 from redisjobs.model.context import JobContext
+from redisjobs.model.failures import deciding
 from redisjobs.model.outcome import text_of
 from redisjobs.worker.running.threads import NoThread
 
@@ -159,7 +160,7 @@ def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
     """Record what a run raised: an error, or another end."""
     from redisjobs.worker.running.handler_run import is_suspension  # here: producers that trace load no worker
 
-    if isinstance(error, Snooze):
+    if isinstance(deciding(error), Snooze):
         span.add_event("snoozed")
     elif is_suspension(error):
         span.add_event("suspended")
@@ -172,9 +173,9 @@ def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
 
 
 def _note_error(span: Span, error: BaseException) -> None:
-    kind = type(error)
+    kind = type(deciding(error))
     builtin = kind.__module__ in ("builtins", "__main__")
     span.set_attribute(ERROR_TYPE, kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}")
-    span.set_status(StatusCode.ERROR, text_of(error))
+    span.set_status(StatusCode.ERROR, text_of(deciding(error)))
     with suppress(Exception):  # the error's own code makes its text
         span.record_exception(error)

@@ -238,6 +238,8 @@ def do(do: Do, context: JobContext) -> None:
             (folder / "reported").write_text(str(os.getpid()))
         case "retry":
             raise Retry(delay=50, reason="busy")
+        case "group":
+            raise ExceptionGroup("tasks", [Unpackable(), ExceptionGroup("more", [Fail("never")])])
         case "snooze":
             raise Snooze(for_=50)
         case "fail":

@@ -8,7 +8,8 @@ local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   remove(stream, entry)
   free(field(fields, 'unique'), job)
   count('dead', 1)
-  local why = (field(notes, 'error_type') or '') .. ' ' .. (field(notes, 'error') or '')
-  end_child(fields, 'dead', why, now_ms)
-  return conclude(ends, job, 'dead', why, field(fields, 'keep_result'))
+  local error_type, text = field(notes, 'error_type') or '', field(notes, 'error') or ''
+  local reason = string.gsub(field(notes, 'reason') or '', ' ', '_')
+  end_child(fields, 'dead', table.concat({error_type, reason, text}, ' '), now_ms)
+  return conclude(ends, job, 'dead', error_type .. ' ' .. text, field(fields, 'keep_result'))
 end

@@ -87,21 +87,28 @@ class WaitingThread:
         if self._loop is None:
             loop = asyncio.new_event_loop()
             thread = threading.Thread(target=_run_forever, args=(loop,), name="redisjobs waiting", daemon=True)
-            thread.start()
-            # Set last: a Ctrl-C before this must not leave a loop that does not run.
-            self._thread, self._loop = thread, loop
+            try:
+                thread.start()
+                # Set last: a Ctrl-C before this must not leave a loop that does not run.
+                self._thread, self._loop = thread, loop
+            except BaseException:  # a signal handler may raise while the thread begins
+                loop.call_soon_threadsafe(loop.stop)
+                raise
         return self._loop
 
     def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run `end` in the thread, and end the thread, if there is one. Open calls start another one."""
-        with self._lock:
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop is not None:
-            try:
-                asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
-            finally:  # even after a Ctrl-C
+        loop: asyncio.AbstractEventLoop | None = None
+        try:
+            with self._lock:
+                loop, thread, self._loop = self._loop, self._thread, None
+            if loop is None:
+                return
+            asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
+        finally:  # even after a Ctrl-C
+            if loop is not None:
                 loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+        thread.join()
 
 
 _END: Any = object()

@@ -32,6 +32,7 @@ from redisjobs.events import (
     WorkerStopped,
 )
 from redisjobs.model.codec import when
+from redisjobs.model.failures import deciding
 from redisjobs.model.outcome import Raised, UnknownName, describe
 from redisjobs.model.steps import waits_for
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, Due, Reply, RetryLater, Suspend
@@ -185,7 +186,7 @@ def _at(due: At) -> str:
 
 def _retried(job: SettledJob, due: Due, error: BaseException | None) -> tuple[int, str]:
     at = f"in {in_words(due.ms / 1000)}" if isinstance(due, After) else f"at {_at(due)}"
-    if isinstance(error, Snooze):
+    if error is not None and isinstance(deciding(error), Snooze):
         return logging.INFO, f"snoozed, runs again {at}"
     if error is None:
         return logging.INFO, f"runs again {at}"

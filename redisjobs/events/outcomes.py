@@ -10,6 +10,7 @@ from redisjobs.events import (
     JobsSuspended,
     SettledJob,
 )
+from redisjobs.model.failures import deciding
 from redisjobs.model.outcome import Raised
 from redisjobs.model.transitions import DeadLetter, Reply
 
@@ -29,7 +30,7 @@ def outcome_of(kind: type[JobsSettled], job: SettledJob) -> str:
         return "cancelled"
     if kind is JobsRetried and isinstance(job.outcome, Raised):
         # Not `isinstance`: it may run code of the exception, and that may raise.
-        return "snoozed" if issubclass(type(job.outcome.error), Snooze) else "retried"
+        return "snoozed" if issubclass(type(deciding(job.outcome.error)), Snooze) else "retried"
     return "released"  # also a job that waits for a thread, or for a worker with its handler: no attempt is spent
 
 

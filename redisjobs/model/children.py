@@ -42,6 +42,7 @@ class ChildOutcome:
     value: bytes = b""  # of a completed one: its result as JSON
     error: str = ""  # why the result was refused; the error of a dead one, in one line; the id of the other job
     error_type: str = ""
+    reason: str = ""  # why a dead one is a dead letter, in a word or two
     # '' if it has none of its own, as `Group.child_id`. It says nothing of how the child has ended.
     job_id: str = field(default="", compare=False)
 

@@ -1,4 +1,4 @@
-"""The text of a failure's traceback, and a fingerprint that is equal for failures of one kind."""
+"""What counts of a failure, its traceback, and a fingerprint that is equal for failures of one kind."""
 
 import hashlib
 import os
@@ -10,7 +10,9 @@ from types import CodeType, TracebackType
 from typing import NamedTuple
 
 from redisjobs.base.visible import visible
+from redisjobs.errors import Fail, NoResult, Retry, Snooze, UnwritableResult, leaves_of
 
+_FAILURE = 2  # how weak a failure is that does not steer its job, see `deciding`
 _REMEMBERED = 1_000  # the most entries of each cache
 # Frames. A deeper traceback is not cached: a recursion has one for each depth. Python shortens its text, too.
 _DEEP = 50
@@ -23,6 +25,43 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _PRINTED_AT_LENGTH = (AttributeError, ImportError, NameError, SyntaxError, BaseExceptionGroup)
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+# Exception groups
+
+
+def deciding(error: BaseException) -> BaseException:
+    """Return the error that decides what becomes of its job.
+
+    In a group, as of `asyncio.TaskGroup`, this is the first of the strongest kind: an error that ends the job,
+    then `Retry`, then any other error, then `Snooze`. So a snooze hides no failure.
+    """
+    return min(leaves_of(error), key=_weakness) if isinstance(error, BaseExceptionGroup) else error
+
+
+def failures_in(error: BaseException) -> list[BaseException]:
+    """Return the errors of a group that are failures; what is no failure, if there are none."""
+    leaves = leaves_of(error)
+    return [each for each in leaves if _weakness(each) <= _FAILURE] or leaves
+
+
+def ends_job(error: BaseException) -> bool:
+    """Return whether an error makes its job a dead letter, whatever the retry policy says."""
+    if _is(error, NoResult):
+        return vars(error).get("of_child") is True
+    return _is(error, Fail, UnwritableResult)
+
+
+def _weakness(error: BaseException) -> int:
+    if _is(error, Snooze):
+        return _FAILURE + 1
+    if not _is(error, Exception):  # a cancellation, or that the job is suspended
+        return _FAILURE + 2
+    return 0 if ends_job(error) else 1 if _is(error, Retry) else _FAILURE
+
+
+def _is(error: BaseException, *kinds: type[BaseException]) -> bool:
+    return issubclass(type(error), kinds)  # `isinstance` may run code of the error
+
 
 # The traceback
 

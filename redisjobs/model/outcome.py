@@ -6,13 +6,21 @@ from typing import Literal
 
 from redisjobs.base.arguments import milliseconds
 from redisjobs.base.visible import visible
-from redisjobs.errors import Fail, NoResult, Retry, Snooze, UnwritableResult, WrongType
-from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
+from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
+from redisjobs.model.failures import (
+    Fingerprint,
+    deciding,
+    ends_job,
+    failures_in,
+    fingerprint_of,
+    format_exception,
+)
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement, Suspend
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
 _UNPLACED = 1_000  # ms until a job is tried again whose worker has no thread or process for it
+_MOST_NAMED = 3  # errors of a group that are named in one line
 _ERROR_CHARACTERS = 1_000
 _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
@@ -149,21 +157,21 @@ def _park(unknown: UnknownName, now_ms: int) -> Settlement:
 def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
     # The next worker sees by `started_at` that the job has run before, so that it does not expire.
     changes = {"started_at": str(started_ms), "unknown_since": ""}
-    match error:
+    match steering := deciding(error):
         case Fail() | UnwritableResult():
-            return _failed(_clip(text_of(error)), error)
-        case NoResult() if vars(error).get("of_child") is True:
-            return _failed(describe(error), error)
+            return _failed(_clip(text_of(steering)), error)
+        case _ if ends_job(steering):
+            return _failed(describe(steering), error)
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(After(milliseconds(pause)), changes)
         case Snooze(until=until) if until is not None:
             return RetryLater(At(max(0, milliseconds(until.timestamp()))), changes)
     elapsed = (now_ms - started_ms) / 1000
-    delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
+    delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(steering, Retry))
     if delay is None:
         return _failed(describe(error), error)
-    if isinstance(error, Retry) and error.delay is not None:
-        delay = error.delay
+    if isinstance(steering, Retry) and steering.delay is not None:
+        delay = steering.delay
     changes |= {"attempt": str(attempt + 1), "error": describe(error)}
     return RetryLater(After(milliseconds(delay)), changes)
 
@@ -176,13 +184,19 @@ def _failed(text: str, error: BaseException) -> DeadLetter:
 def known_as(error: BaseException) -> Fingerprint:
     """Return the fingerprint of an error; if it comes from another process, the one made there."""
     cause = BaseException.__dict__["__cause__"].__get__(error)
-    return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(error)
+    return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(deciding(error))
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception in one line: `ValueError: not a number`."""
+    """Return an exception in one line: `ValueError: not a number`. Of a group, name the first failures in it."""
+    errors = failures_in(error)
+    more = f"; and {len(errors) - _MOST_NAMED} more" if len(errors) > _MOST_NAMED else ""
+    return _clip("; ".join(map(_describe, errors[:_MOST_NAMED])) + more)
+
+
+def _describe(error: BaseException) -> str:
     text = " ".join(text_of(error).split())
-    return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def text_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
 from redisjobs.base.arguments import number, seconds, whole
+from redisjobs.model.failures import failures_in
 
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
@@ -80,14 +81,15 @@ class RetryPolicy:
         """Return the seconds until the next attempt; None if there is none.
 
         Args:
-            error: What the handler raised.
+            error: What the handler raised. Of an exception group, `retry_if` is asked for each failure in it, and
+                has to agree to all; `wait` and `stop` see the first.
             attempt: The number of the failed attempt, from 1.
             elapsed: Seconds since the job's first run began, for tenacity's `stop_after_delay`. A run that lost
                 its worker, or was released, does not count.
             asked: Whether the handler raised `Retry`; then `retry_if` is ignored.
         """
-        state = _state(error, attempt, elapsed)
-        if not asked and not self.retry_if(state):
+        state, *others = (_state(each, attempt, elapsed) for each in failures_in(error))
+        if not asked and not all(map(self.retry_if, (state, *others))):
             return None
         if self.stop(state):
             return None

@@ -10,6 +10,7 @@ from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried
 from redisjobs.middleware import CallNext, Middleware, RunningJob
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext
+from redisjobs.model.failures import deciding
 from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import Raised, UnknownName
 from redisjobs.model.steps import waits_for
@@ -50,7 +51,7 @@ class JobOutcome:
         if self.kind not in ("retried", "dead"):
             return None
         if self.error is not None:
-            return None if self.kind == "retried" and isinstance(self.error, Retry) else self.error
+            return None if self.kind == "retried" and isinstance(deciding(self.error), Retry) else self.error
         if self.reason == "unknown name":
             return UnknownJob(
                 f"{self.message}; import the module that registers it, or name its queue in the test"
@@ -177,7 +178,8 @@ def _again(common: JobOutcome, job: SettledJob, driver: Any) -> JobOutcome:
         )
         return replace(common, kind="suspended", message=waits, delay=delay)
     assert isinstance(settlement, RetryLater)
-    kind: Kind = "snoozed" if isinstance(common.error, Snooze) else "retried"
+    is_snoozed = common.error is not None and isinstance(deciding(common.error), Snooze)
+    kind: Kind = "snoozed" if is_snoozed else "retried"
     return replace(
         common,
         kind=kind,

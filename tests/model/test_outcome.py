@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 import tenacity
 
-from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
-from redisjobs.model.failures import Fingerprint, fingerprint_of
+from redisjobs.errors import (
+    Fail,
+    JobCancelled,
+    JobFailed,
+    JobSuspended,
+    JobTimeout,
+    NoResult,
+    Retry,
+    Snooze,
+    UnwritableResult,
+)
+from redisjobs.model.failures import Fingerprint, deciding, fingerprint_of
 from redisjobs.model.outcome import (
     Done,
     Ended,
@@ -121,6 +131,67 @@ def test_a_job_is_dead(error: BaseException, attempt: int, policy: RetryPolicy, 
     assert (letter.reason, letter.error) == ("failed", text)
     assert letter.traceback.startswith("Traceback (most recent call last)")
     assert "raise error" in letter.traceback
+
+
+def group(*errors: BaseException) -> Raised:
+    """As a task group raises errors, with others around it."""
+    return raised(BaseExceptionGroup("all", [BaseExceptionGroup("tasks", errors)]))
+
+
+def of_child(error: NoResult) -> NoResult:
+    error.of_child = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("errors", "settlement"),
+    [
+        ([Retry(9, reason="busy")], again(After(9000), 2, "Retry: busy")),
+        (
+            [ValueError("a"), Retry(9)],
+            again(After(9000), 2, "ValueError: a; Retry: the handler asked for a retry"),
+        ),
+        ([Snooze(5)], snoozed(After(5000))),
+        ([Snooze(5), JobSuspended("waits")], snoozed(After(5000))),
+        ([Snooze(5), ValueError("a")], again(After(8000), 2, "ValueError: a")),
+        ([JobSuspended("waits"), ValueError("a")], again(After(8000), 2, "ValueError: a")),
+        ([JobTimeout("30 s")], again(After(8000), 2, "JobTimeout: 30 s")),
+        (
+            [OSError(str(n)) for n in range(5)],
+            again(After(8000), 2, "OSError: 0; OSError: 1; OSError: 2; and 2 more"),
+        ),
+        ([JobFailed("a", "", "of another job")], again(After(8000), 2, "JobFailed: job a failed: of another job")),
+    ],
+)
+def test_a_group_of_errors_steers_its_job_as_one_of_them_alone_and_its_error_names_them(
+    errors: list[BaseException], settlement: Settlement
+) -> None:
+    assert settlement_of(group(*errors)) == settlement
+
+
+@pytest.mark.parametrize(
+    ("errors", "text"),
+    [
+        ([Snooze(5), ValueError("a"), Retry(9), Fail("never mind")], "never mind"),
+        ([UnwritableResult("too large")], "too large"),
+        ([ValueError("a"), of_child(JobFailed("a", "", "no luck"))], "JobFailed: job a failed: no luck"),
+        ([of_child(JobCancelled("a", "cancelled"))], "JobCancelled: cancelled"),
+    ],
+)
+def test_what_ends_a_job_ends_it_from_within_a_group_too(errors: list[BaseException], text: str) -> None:
+    letter = dead(group(*errors))
+    assert (letter.reason, letter.error) == ("failed", text)
+    assert "| ExceptionGroup: tasks" in letter.traceback.replace("Base", "")
+    assert letter.error_type == fingerprint_of(deciding(group(*errors).error)).error_type != "ExceptionGroup"
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_retried"),
+    [([OSError()], True), ([OSError(), OSError()], True), ([OSError(), ValueError()], False)],
+)
+def test_a_policy_is_asked_for_each_error_of_a_group(errors: list[BaseException], is_retried: bool) -> None:
+    policy = RetryPolicy(retry_if=tenacity.retry_if_exception_type(OSError))
+    assert isinstance(settlement_of(group(*errors), policy=policy), RetryLater) is is_retried
 
 
 def test_a_stop_by_time_counts_from_when_the_first_run_began() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import pytest
 from databases import ON_POSTGRES_TOO
 from flows import HOUR, Family, Page
@@ -78,10 +79,11 @@ async def test_the_error_of_a_child_is_raised_once_all_have_ended_and_a_parent_m
             await context.run_all(family.pages(1, -1, 2, -2))
         except JobFailed as error:
             assert family.ran == {1: 1, -1: 1, 2: 1, -2: 1}
-            return str(error)
+            return f"{error.reason}: {error}"
         return "no error"
 
     said = await family.of(parent)
+    assert said.startswith("failed: job ")
     assert "LookupError: no page -1" in said  # the first in the order of the jobs
 
 
@@ -93,9 +95,15 @@ async def test_errors_are_returned_in_place_of_results_if_the_parent_says_so(fam
     assert await family.of(parent) == ["Page", "JobFailed", "Page"]
 
 
-async def test_an_uncaught_error_of_a_child_makes_the_parent_a_dead_letter_at_once(family: Family) -> None:
+@pytest.mark.parametrize("in_a_group", [False, True])
+async def test_an_uncaught_error_of_a_child_makes_the_parent_a_dead_letter_at_once(
+    family: Family, in_a_group: bool
+) -> None:
     async def parent(given: dict[str, Any], context: JobContext) -> None:
-        await context.run_all(family.pages(-1))
+        if not in_a_group:
+            await context.run_all(family.pages(-1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(context.run_all, family.pages(-1))
 
     job = await family.parent(parent)
     dead = await family.found(job)

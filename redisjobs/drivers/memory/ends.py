@@ -96,7 +96,8 @@ def _conclude(memory: Memory, job: Job, state: State, result: Result | None = No
 
 def _outcome(job: Job, state: State, result: Result) -> ChildOutcome:
     if state is State.DEAD:
-        return ChildOutcome(ChildState.DEAD, error=job.text(b"error"), error_type=job.text(b"error_type"))
+        error, error_type, reason = (job.text(name) for name in (b"error", b"error_type", b"reason"))
+        return ChildOutcome(ChildState.DEAD, error=error, error_type=error_type, reason=reason)
     if state is State.CANCELLED:
         return ChildOutcome(ChildState.CANCELLED)
     if result.refused:

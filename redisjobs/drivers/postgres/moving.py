@@ -126,9 +126,8 @@ def _steps(steps: Steps, now_ms: int) -> Iterator[dict[str, Any]]:
 
 
 def _words_of(outcome: ChildOutcome) -> list[str]:
-    return [
-        text_of(each) for each in (outcome.job_id, outcome.state, outcome.value, outcome.error, outcome.error_type)
-    ]
+    notes = (outcome.error, outcome.error_type, outcome.reason)
+    return [text_of(each) for each in (outcome.job_id, outcome.state, outcome.value, *notes)]
 
 
 def _ending(outcome: Outcome) -> dict[str, Any]:

@@ -59,11 +59,9 @@ def _children(first: int, meta: Meta, rows: Sequence[Row]) -> ChildrenFound:
     return ChildrenFound(parent, total, pending, outcomes, key)
 
 
-def outcome_of(
-    job_id: str | None, state: str | None, value: str | None, error: str | None, error_type: str | None
-) -> ChildOutcome:
-    """Return how a child has ended, given the columns."""
-    texts = [given(text or "") for text in (error, error_type, job_id)]
+def outcome_of(job_id: str | None, state: str | None, value: str | None, *notes: str | None) -> ChildOutcome:
+    """Return how a child has ended, given the columns; the notes are error, error type and reason."""
+    texts = [given(text or "") for text in (*notes, job_id)]
     return ChildOutcome(ChildState(state or "pending"), bytes_of(value or ""), *texts)
 
 

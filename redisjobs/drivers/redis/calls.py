@@ -274,9 +274,9 @@ def _child_outcome(reply: bytes) -> ChildOutcome:
     match ChildState(word.decode() or "pending"):
         case ChildState.COMPLETED:
             return ChildOutcome(ChildState.COMPLETED, text)
-        case ChildState.DEAD:
-            error_type, _, error = shown(text).partition(" ")
-            return ChildOutcome(ChildState.DEAD, error=error, error_type=error_type)
+        case ChildState.DEAD as state:
+            error_type, reason, error = (*shown(text).split(" ", 2), "", "")[:3]
+            return ChildOutcome(state, error=error, error_type=error_type, reason=reason.replace("_", " "))
         case state:
             return ChildOutcome(state, error=text_id(text))
 

@@ -172,7 +172,7 @@ def _ended(outcome: ChildOutcome) -> bytes:
     if outcome.state is ChildState.COMPLETED:
         text = outcome.value
     elif outcome.state is ChildState.DEAD:
-        text = raw_id(f"{outcome.error_type} {outcome.error}")
+        text = raw_id(f"{outcome.error_type} {outcome.reason.replace(' ', '_')} {outcome.error}")
     return b" ".join(filter(None, [outcome.state.encode(), text]))
 
 

@@ -141,7 +141,7 @@ async def test_the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_a
             ChildOutcome(ChildState.COMPLETED, b'{"n": 12345678901234567890}'),
             ChildOutcome(ChildState.COMPLETED, b'"kept"'),
             ChildOutcome(ChildState.REFUSED, error="too large"),
-            ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError"),
+            ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError", reason="failed"),
             ChildOutcome(ChildState.CANCELLED),
             ChildOutcome(ChildState.CANCELLED),
         ],
@@ -196,7 +196,7 @@ async def test_a_child_that_is_dead_for_any_reason_has_ended(
 
     assert await settle(one, await claim_one(one), DeadLetter(reason, "why")) is Reply.OK
 
-    assert (await outcomes(store)).outcomes == [ChildOutcome(ChildState.DEAD, error="why")]
+    assert (await outcomes(store)).outcomes == [ChildOutcome(ChildState.DEAD, error="why", reason=reason)]
     assert (await found(store, "a")).state is State.READY
 
 

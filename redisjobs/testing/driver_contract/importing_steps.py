@@ -258,5 +258,5 @@ async def test_a_dead_child_from_elsewhere_that_is_requeued_is_a_job_by_itself(
     parent_lease, again = await claim(one)
     assert (parent_lease.job_id, b"child_of" in again.fields) == ("a", False)
     assert await settle(one, again, Ack(result=Result(0, b"1"))) is Reply.OK
-    dead = ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError")
+    dead = ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError", reason="failed")
     assert (await outcomes(store)).outcomes == [dead]

@@ -283,7 +283,7 @@ async def test_a_parent_and_its_children_stay_until_all_of_them_have_ended(
     assert (a.state, dict(a.steps.groups)) == (State.READY, {"render": TOKEN})
     assert a.children == {
         TOKEN: [
-            ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError"),
+            ChildOutcome(ChildState.DEAD, error="ValueError: no", error_type="ValueError", reason="failed"),
             ChildOutcome(ChildState.COMPLETED, b'{"n": 12345678901234567890}'),
             ChildOutcome(ChildState.CANCELLED),
             ChildOutcome(ChildState.CANCELLED),

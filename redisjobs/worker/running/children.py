@@ -237,7 +237,7 @@ def _result(queue: Registry, job_id: str, job: NewJob, outcome: ChildOutcome) ->
         case ChildState.COMPLETED:
             return _decoded(queue, child, job, outcome.value)
         case ChildState.DEAD:
-            return JobFailed(job_id, outcome.error_type, outcome.error)
+            return JobFailed(job_id, outcome.error_type, outcome.error, reason=outcome.reason)
         case ChildState.CANCELLED:
             return JobCancelled(job_id, f"{child} was cancelled")
         case ChildState.REFUSED:

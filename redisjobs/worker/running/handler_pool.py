@@ -314,8 +314,10 @@ def _load_returned(packed: bytes | NotPacked) -> Any:
 def _load_raised(raised: Any) -> BaseException:
     packed, name, text, shown, fingerprint = raised
     error: Any = None
-    with suppress(BaseException):  # as above
-        error = pickle.loads(packed)
+    for each in packed:
+        with suppress(BaseException):  # as above
+            error = pickle.loads(each)
+            break
     if not issubclass(type(error), BaseException):
         error = type(name, (Exception,), {})(text)
     attach(error, "__cause__", RemoteTraceback(shown, fingerprint))

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from redisjobs.base.visible import visible
 from redisjobs.errors import EncodeError
 from redisjobs.model.context import set_current_job, set_message_sink
+from redisjobs.model.failures import deciding
 from redisjobs.model.job import PushedJob
 from redisjobs.model.outcome import describe, known_as, plain, text_of, traceback_of
 from redisjobs.model.progress import HandlerMessage, Progress, Pushing
@@ -255,11 +256,12 @@ def _dump(raised: BaseException | None) -> Any:
     """Return an error pickled, and with it what to show if it can't be pickled or loaded again."""
     if raised is None:
         return None
-    packed = b""
-    with suppress(BaseException):
-        packed = pickle.dumps(raised)
-    name = visible(plain(type(raised).__name__))
-    return packed, name, text_of(raised), traceback_of(raised), known_as(raised)
+    packed, first = list[bytes](), deciding(raised)
+    for error in (raised, first):  # of a group, at least the error that decides
+        with suppress(BaseException):
+            packed.append(pickle.dumps(error))
+    name = visible(plain(type(first).__name__))
+    return packed, name, text_of(first), traceback_of(raised), known_as(raised)
 
 
 def log_settings() -> tuple[int, bytes | None]:

@@ -21,6 +21,7 @@ from redisjobs.errors import (
     RedisJobsError,
     RegistrationError,
     UnwritableResult,
+    leaves_of,
 )
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext, set_current_job
@@ -50,7 +51,7 @@ _SWALLOWED = (
     "same, and what came after that step runs again: let a JobSuspended pass"
 )
 _LEFT_OUT = (
-    "a run of '%s', version %d, has not come to step '%s', which version %d has saved, so its result is not "
+    "a run of '%s', version %d, has not come to step '%s', which %s has saved, so its result is not "
     "used. If the handler was changed while jobs wait, let it go by context.version"
 )
 _IN_LOOP = (
@@ -428,7 +429,9 @@ class HandlerRun:
         assert self._definition is not None
         assert self.steps is not None
         if left_out := self.steps.left_out:
-            self._warn(_LEFT_OUT, self._definition.version, left_out, self.steps.saved_by)
+            saved_by = self.steps.saved_by  # None: the record of the steps was changed by hand
+            by = "an unknown version" if saved_by is None else f"version {saved_by}"
+            self._warn(_LEFT_OUT, self._definition.version, left_out, by)
 
     def _warn(self, text: str, *about: object) -> None:
         """Warn once for each name and version of a handler; the text's first argument is the name."""
@@ -480,9 +483,7 @@ def _run_over(job_id: str) -> RuntimeError:
 
 def is_suspension(raised: BaseException) -> bool:
     """Return whether an error, or all errors of a group, are that the job is suspended."""
-    if isinstance(raised, BaseExceptionGroup):
-        return all(map(is_suspension, raised.exceptions))
-    return isinstance(raised, JobSuspended)
+    return all(isinstance(each, JobSuspended) for each in leaves_of(raised))
 
 
 def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: int) -> Outcome:

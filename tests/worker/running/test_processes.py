@@ -145,12 +145,15 @@ async def test_an_error_whose_class_has_no_name_ends_no_worker(queue: JobQueue) 
 
 
 async def test_a_handler_in_a_process_steers_by_raising(queue: JobQueue) -> None:
-    retry, snooze = await queue.push_many([Do("retry"), Do("snooze")])
+    retry, snooze, group = await queue.push_many([Do("retry"), Do("snooze"), Do("group")])
     queue.definitions.clear()
     queue.register(Do, run_in="process")(handlers.do)
     await drain(queue)
 
-    retried, snoozed = await queue.get(retry), await queue.get(snooze)
+    retried, snoozed, failed = [await queue.get(job) for job in (retry, snooze, group)]
+    assert failed is not None
+    assert (failed.state, failed.error, failed.error_type) == (State.DEAD, "never", "redisjobs.errors.Fail")
+    assert "Unpackable: not to be packed" in failed.traceback
     assert retried is not None
     assert snoozed is not None
     assert (retried.state, retried.attempt, retried.error) == (State.DELAYED, 2, "Retry: busy")

@@ -47,7 +47,7 @@ begin
     taken := taken || array(select w.at from unnest(wanted) w(at) where w.at <> all (added));
   end if;
   perform redisjobs_f._note_child(q, its_token, redisjobs_f._index_of(children->(t.at - 1)->'extra'), 'exists', null,
-    children->(t.at - 1)->>'id', null) from unnest(taken) t(at);
+    children->(t.at - 1)->>'id', null, null) from unnest(taken) t(at);
   perform redisjobs_f._forget_end(q, children->(n.at - 1)->>'id') from unnest(named) n(at) where n.at = any (added);
   return (select coalesce(jsonb_agg(at = any (added) order by at), '[]')
     from generate_series(1, jsonb_array_length(children)) at);
@@ -111,7 +111,7 @@ begin
     else
       perform redisjobs_f._note_child(q, its_token, redisjobs_f._index_of(child->'extra'),
         case answer.word when 'EXISTS' then 'exists' else 'duplicate' end, null,
-        case answer.word when 'EXISTS' then child->>'id' else answer.holder end, null);
+        case answer.word when 'EXISTS' then child->>'id' else answer.holder end, null, null);
     end if;
   end loop;
   return added;
@@ -126,18 +126,18 @@ begin
     case when state = 'completed' and refused is not null then 'refused' else state end,
     case when state = 'completed' and refused is null then result->>'value' end,
     case state when 'completed' then refused when 'dead' then job.extra->>'error' end,
-    case state when 'dead' then job.extra->>'error_type' end);
+    case state when 'dead' then job.extra->>'error_type' end, case state when 'dead' then job.extra->>'reason' end);
 end $$;
 
 -- Note the outcome of a child that has none yet, unless its parent has ended.
 create function redisjobs_f._note_child(q text, its_token text, its_index integer, its_state text, its_value text, its_error text,
-  its_error_type text) returns void language plpgsql as $$
+  its_error_type text, its_reason text) returns void language plpgsql as $$
 begin
-  insert into redisjobs.children as c (queue, token, index, state, value, error, error_type)
-  select q, its_token, its_index, its_state, its_value, its_error, its_error_type
+  insert into redisjobs.children as c (queue, token, index, state, value, error, error_type, reason)
+  select q, its_token, its_index, its_state, its_value, its_error, its_error_type, its_reason
   from redisjobs.groups g where g.queue = q and g.token = its_token and its_index is not null
-  on conflict (queue, token, index) do update set (state, value, error, error_type) =
-    (excluded.state, excluded.value, excluded.error, excluded.error_type) where c.state is null;
+  on conflict (queue, token, index) do update set (state, value, error, error_type, reason) =
+    (excluded.state, excluded.value, excluded.error, excluded.error_type, excluded.reason) where c.state is null;
   if found then
     perform redisjobs_f._touch_group(its_token, 1);
   end if;
@@ -272,7 +272,7 @@ begin
   if its_group.token is null or its_group.pending <= 0 or not redisjobs_f._is_open(its_group) then
     return false;
   end if;
-  update redisjobs.children c set state = null, value = null, error = null, error_type = null
+  update redisjobs.children c set state = null, value = null, error = null, error_type = null, reason = null
     where c.queue = job.queue and c.token = its_token and c.index = its_index and c.state is not null;
   if found then
     update redisjobs.groups g set pending = g.pending + 1 where g.queue = job.queue and g.token = its_token;
@@ -309,7 +309,7 @@ begin
   perform redisjobs_f._lock_beats(q, array(select u.id from redisjobs_f._unended(its_group, one.next) u));
   for child in select * from redisjobs_f._unended(its_group, one.next) loop
     if redisjobs_f._cancel(q, child.id, now_ms) = 'NOT_FOUND' then  -- its parent has not come to add it
-      perform redisjobs_f._note_child(q, one.token, child.index, 'cancelled', null, null, null);
+      perform redisjobs_f._note_child(q, one.token, child.index, 'cancelled', null, null, null, null);
     end if;
   end loop;
   one.next := one.next + 100;
@@ -347,7 +347,7 @@ end $$;
 -- that have an id of their own. Meta: [id of the parent, key of the step, number of children, how many have not ended, the index to go
 -- on at], or null.
 create function redisjobs_f.find_children(q text, given_ms bigint, its_token text, first integer, most integer) returns table (
-  meta text, index integer, id text, state text, value text, error text, error_type text) language plpgsql stable as $$
+  meta text, index integer, id text, state text, value text, error text, error_type text, reason text) language plpgsql stable as $$
 #variable_conflict use_column
 declare
   its_group redisjobs.groups;
@@ -356,8 +356,8 @@ declare
 begin
   select * into its_group from redisjobs.groups g where g.queue = q and g.token = its_token;
   next := least(first + most, its_group.total);
-  for index, id, state, value, error, error_type in
-    select c.index, c.id, c.state, c.value, c.error, c.error_type from redisjobs.children c
+  for index, id, state, value, error, error_type, reason in
+    select c.index, c.id, c.state, c.value, c.error, c.error_type, c.reason from redisjobs.children c
     where c.queue = q and c.token = its_token and c.index >= first and c.index < next order by c.index
   loop
     return next;

@@ -95,7 +95,7 @@ end $$;
 create function redisjobs_f._outcomes(job redisjobs.jobs) returns jsonb language plpgsql stable as $$
 begin
   return (select jsonb_object_agg(each.token, each.outcomes) from (
-    select c.token, jsonb_agg(jsonb_build_array(c.id, c.state, c.value, c.error, c.error_type) order by c.index) as outcomes
+    select c.token, jsonb_agg(jsonb_build_array(c.id, c.state, c.value, c.error, c.error_type, c.reason) order by c.index) as outcomes
     from redisjobs.children c where c.queue = job.queue and c.token = any (redisjobs_f._tokens_of(job)) group by c.token) each);
 end $$;
 
@@ -335,8 +335,8 @@ begin
   select q, s.token, job->>'id', s.key, jsonb_array_length(job->'children'->s.token), 0 from (
     select value->>'key' as key, value->>'value' as token from jsonb_array_elements(job->'steps') where value->>'how' = 'children'
   ) s where job->'children' ? s.token;
-  insert into redisjobs.children (queue, token, index, id, state, value, error, error_type)
-  select q, e.token, o.n - 1, nullif(o.outcome->>0, ''), o.outcome->>1, o.outcome->>2, o.outcome->>3, o.outcome->>4
+  insert into redisjobs.children (queue, token, index, id, state, value, error, error_type, reason)
+  select q, e.token, o.n - 1, nullif(o.outcome->>0, ''), o.outcome->>1, o.outcome->>2, o.outcome->>3, o.outcome->>4, o.outcome->>5
   from jsonb_each(job->'children') e(token, outcomes) cross join lateral jsonb_array_elements(e.outcomes)
     with ordinality o(outcome, n);
 end $$;

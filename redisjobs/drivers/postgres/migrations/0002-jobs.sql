@@ -66,7 +66,7 @@ create table redisjobs.groups (
 -- here because it has an id of its own.
 create table redisjobs.children (
   queue text not null, token text not null, index integer not null, id text, state text, value text, error text,
-  error_type text, primary key (queue, token, index)
+  error_type text, reason text, primary key (queue, token, index)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 -- Groups whose children are to be cancelled, those from `next` on; and groups that are gone, with rows left in `children`.
 create table redisjobs.cancelling (

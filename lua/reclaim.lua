@@ -107,8 +107,9 @@ for number, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-local living = redis.call('ZCOUNT', KEYS.workers, '(' .. whole(now_ms), '+inf')
-local alone = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
+local known = redis.call('ZCARD', KEYS.workers)
+local living = known - #silent -- of more than 100 lost workers some count until the next look
+local alone = known + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
 
 -- The promoter looks when delayed jobs are due, and renews its role here within 20 s. If it is gone, or the clock was set back
 -- since, the caller becomes the promoter.

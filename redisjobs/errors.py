@@ -303,7 +303,8 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     """Return the errors of an exception group and of the groups in it, in order; of another error, itself."""
     leaves, left = list[BaseException](), [error]
     while left:
-        if isinstance(each := left.pop(), BaseExceptionGroup):
+        each = left.pop()
+        if issubclass(type(each), BaseExceptionGroup):  # `isinstance` may run code of the error
             left += reversed(BaseExceptionGroup.exceptions.__get__(each))  # a subclass may override it
         else:
             leaves.append(each)

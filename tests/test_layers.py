@@ -21,7 +21,7 @@ django.management.commands
 __main__
 cli
 web.show web.board web.pages web
-torture.topology torture.proxy torture.fleet torture.checks torture.nemesis torture
+torture.proxy torture.topology torture.fleet torture.checks torture.nemesis torture
 demo
 server postgres_server
 redisjobs

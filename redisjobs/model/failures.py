@@ -35,7 +35,7 @@ def deciding(error: BaseException) -> BaseException:
     In a group, as of `asyncio.TaskGroup`, this is the first of the strongest kind: an error that ends the job,
     then `Retry`, then any other error, then `Snooze`. So a snooze hides no failure.
     """
-    return min(leaves_of(error), key=_weakness) if isinstance(error, BaseExceptionGroup) else error
+    return min(leaves_of(error), key=_weakness) if _is(error, BaseExceptionGroup) else error
 
 
 def failures_in(error: BaseException) -> list[BaseException]:

@@ -88,9 +88,11 @@ class RetryPolicy:
                 its worker, or was released, does not count.
             asked: Whether the handler raised `Retry`; then `retry_if` is ignored.
         """
-        state, *others = (_state(each, attempt, elapsed) for each in failures_in(error))
-        if not asked and not all(map(self.retry_if, (state, *others))):
+        states = [_state(each, attempt, elapsed) for each in failures_in(error)]
+        agreed = [asked or self.retry_if(each) for each in states]  # no iterator: it may raise StopIteration
+        if not all(agreed):
             return None
+        state = states[0]
         if self.stop(state):
             return None
         state.upcoming_sleep = self._wait_after(state)

@@ -30,7 +30,7 @@ from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.jobs import KEPT, Limited, Work
 from redisjobs.torture.fleet.migrating import migrate
 from redisjobs.torture.fleet.place import Place
-from redisjobs.torture.fleet.postgres_store import PostgresStore, Session
+from redisjobs.torture.fleet.postgres_store import PostgresStore
 from redisjobs.torture.nemesis import POSTGRES_FAULTS
 from redisjobs.torture.nemesis.backends import (
     CrashServer,
@@ -49,6 +49,7 @@ from redisjobs.torture.nemesis.sessions import (
     LockInDisorder,
     RaiseIsolation,
 )
+from redisjobs.torture.topology.session import Session
 
 __all__ = ["book", "tortures"]  # fixtures
 

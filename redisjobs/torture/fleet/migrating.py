@@ -3,7 +3,7 @@
 import os
 
 from redisjobs.drivers.postgres import schema
-from redisjobs.torture.fleet.postgres_store import Session
+from redisjobs.torture.topology.session import Session
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('redisjobs torture clock', 0))"
 _CLOCK = """

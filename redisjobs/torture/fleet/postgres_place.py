@@ -12,10 +12,11 @@ from redisjobs.drivers.postgres.target import Target
 from redisjobs.postgres_server import PostgresServer
 from redisjobs.torture.fleet.migrating import migrate
 from redisjobs.torture.fleet.place import Place, new_queue
-from redisjobs.torture.fleet.postgres_store import PostgresStore, Session
+from redisjobs.torture.fleet.postgres_store import PostgresStore
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology.pooler import Pooler
+from redisjobs.torture.topology.session import Session
 from redisjobs.torture.topology.standby import Pair
 
 _ROLE = "torture"

@@ -1,4 +1,4 @@
-"""The torture's own sessions with a PostgreSQL server, and a queue there."""
+"""A queue on a PostgreSQL server, as the torture looks at it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,10 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from redisjobs.drivers.postgres import connecting
 from redisjobs.drivers.postgres.calls import change_call
 from redisjobs.drivers.postgres.entries import given, new_job, text_of
-from redisjobs.drivers.postgres.errors import lost
 from redisjobs.drivers.postgres.functions import installed_as
 from redisjobs.drivers.postgres.notices import channel_of
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
@@ -21,13 +19,10 @@ from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.transitions import MOST_JOBS, NewJob
 from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.fleet.store import MARK, Fields, Letter, Store
+from redisjobs.torture.topology.session import Session
 
 T = TypeVar("T")
 
-NAME = "redisjobs torture"
-"""The name of the torture's own sessions: faults spare them."""
-
-_WITHIN = 2  # seconds in which a server has to accept a connection
 _LONGEST_NOTICE = 7_900  # bytes
 
 _PUT = """
@@ -65,39 +60,6 @@ _LEFT = {
         and not exists (select from redisjobs.fenced f where f.queue = b.queue and f.id = b.id)""",
 }
 """What should be gone at the end, and the statement that finds it."""
-
-
-class Session:
-    """A session with a server, for any statements; it may hold a transaction open.
-
-    Attributes:
-        connection: Of psycopg.
-
-    Raises:
-        DriverError: The server can't be reached, or refuses. This also holds for `run`.
-    """
-
-    def __init__(self, url: str) -> None:
-        psycopg = connecting.library()
-        self._error: type[Exception] = psycopg.Error
-        try:
-            self.connection: Any = psycopg.connect(
-                url, autocommit=True, connect_timeout=_WITHIN, application_name=NAME
-            )
-        except self._error as error:
-            raise lost(error) from error
-
-    def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run a statement, with %s for each value; return its rows."""
-        try:
-            cursor = self.connection.execute(statement.encode(), values or None)
-            return cursor.fetchall() if cursor.description else []
-        except self._error as error:
-            raise lost(error) from error
-
-    def close(self) -> None:
-        """Close it; a transaction that is open is rolled back."""
-        self.connection.close()
 
 
 class PostgresStore(Store):

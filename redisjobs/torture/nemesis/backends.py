@@ -14,7 +14,8 @@ from redisjobs.torture.nemesis.records import RecordFault
 from redisjobs.torture.nemesis.servers import KillServer, SetClockAhead, SetClockBack
 
 if TYPE_CHECKING:  # it needs psycopg, which is an extra
-    from redisjobs.torture.fleet.postgres_store import PostgresStore, Session
+    from redisjobs.torture.fleet.postgres_store import PostgresStore
+    from redisjobs.torture.topology.session import Session
 
 OTHERS = "from pg_stat_activity where backend_type = 'client backend' and application_name <> 'redisjobs torture'"
 """The sessions that are not the torture's own."""
@@ -153,7 +154,7 @@ class FillConnections(PostgresFault):
         self._fill(system)
 
     def _fill(self, system: System) -> None:
-        from redisjobs.torture.fleet.postgres_store import Session
+        from redisjobs.torture.topology.session import Session
 
         with suppress(DriverError):
             while len(self.sessions) < self.MOST:

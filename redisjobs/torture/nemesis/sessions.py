@@ -11,7 +11,8 @@ from redisjobs.torture.nemesis.backends import OTHERS, PostgresFault, on_postgre
 from redisjobs.torture.nemesis.fault import System
 
 if TYPE_CHECKING:
-    from redisjobs.torture.fleet.postgres_store import PostgresStore, Session
+    from redisjobs.torture.fleet.postgres_store import PostgresStore
+    from redisjobs.torture.topology.session import Session
 
 _SHARED = 10  # transactions that look at their isolation, one after the other
 _FENCES = "select proname from pg_proc where pronamespace = 'redisjobs'::regnamespace and proname ~ '^reclaim_'"
@@ -151,7 +152,7 @@ class RaiseIsolation(PostgresFault):
     def keep(self, system: System) -> None:  # noqa: D102
         if system.pooler is None or self.strange:
             return
-        from redisjobs.torture.fleet.postgres_store import Session
+        from redisjobs.torture.topology.session import Session
 
         session = Session(through(self.store.url, system.pooler.port))
         try:

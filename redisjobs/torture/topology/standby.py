@@ -11,9 +11,9 @@ from typing import Any, Self
 from redisjobs import postgres_server, server
 from redisjobs.errors import DriverError
 from redisjobs.postgres_server import PostgresServer
-from redisjobs.torture.fleet.postgres_store import Session
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import until
+from redisjobs.torture.topology.session import Session
 
 _COPIED_WITHIN = 60.0  # seconds
 _LEVEL = "select bool_and(replay_lsn >= pg_current_wal_flush_lsn()) from pg_stat_replication"

@@ -237,6 +237,8 @@ class WorkerRun:
             source.member.tell(LoopResumed, seconds=seconds)
 
     def _no_threads(self) -> None:
+        for source in self.sources:
+            source.claims.note_threads()
         if self._settings.supervised and not self.shutdown.stopping:
             self.shutdown.hindered = not self.threads.full
             self.recycle("no sync handler can be started")

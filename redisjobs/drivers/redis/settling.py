@@ -39,7 +39,8 @@ class Settling:
     """The settlements of one exchange. Those that push jobs or write for a running job go first, in other calls.
 
     So a server that is out of memory refuses only these: the others drain it. Each such call writes a limited
-    number of jobs and bytes.
+    number of jobs and bytes. All that is about one job goes the same way: a
+    server that has forgotten one of two scripts would else end the job before it has what the job wrote before.
     """
 
     def __init__(self, commands: WorkerCommands, worker: str, turn: Turn | None, settlements: Settlements) -> None:
@@ -57,8 +58,9 @@ class Settling:
     def _part(self) -> None:
         plain: list[int] = []
         jobs = size = 0
-        for position, (_, settlement) in enumerate(self._all):
-            if not _grows(settlement):
+        growing = {lease.key for lease, settlement in self._all if _grows(settlement)}
+        for position, (lease, settlement) in enumerate(self._all):
+            if lease.key not in growing:
                 plain.append(position)
                 continue
             pushes = _pushes(settlement)

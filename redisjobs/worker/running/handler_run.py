@@ -429,7 +429,7 @@ class HandlerRun:
         assert self._definition is not None
         assert self.steps is not None
         if left_out := self.steps.left_out:
-            saved_by = self.steps.saved_by  # None: the record of the steps was changed outside redisjobs
+            saved_by = self.steps.saved_by  # None: the record was changed with redis-cli
             by = "an unknown version" if saved_by is None else f"version {saved_by}"
             self._warn(_LEFT_OUT, self._definition.version, left_out, by)
 

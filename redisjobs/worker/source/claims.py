@@ -78,8 +78,27 @@ class Claims:
 
     @property
     def claims_nothing(self) -> bool:
-        """Whether no claim would bring jobs, or none may: the queue is paused, or the worker is quiet."""
-        return self.queue_paused or self.is_quiet
+        """Whether no claim may bring jobs: the queue is paused, or the worker is quiet or can run none."""
+        return self.queue_paused or self.is_quiet or self._is_hung
+
+    @property
+    def _is_hung(self) -> bool:
+        """Whether no job of this queue can run: all its handlers need a thread, and too many are abandoned.
+
+        Another worker may be idle, and should get the jobs.
+        """
+        if not self.pool.threads.full or self._until_idle:
+            return False
+        handlers = self._member.settings.queue.definitions.values()
+        return bool(handlers) and not any(each.is_async or each.in_process for each in handlers)
+
+    def note_threads(self) -> None:
+        """Note that handlers have no threads any more, or have some again."""
+        if self._is_hung:
+            self.fetcher.interrupt()
+        else:
+            self.found_nothing = False
+            self.wake()
 
     @property
     def may_claim(self) -> bool:

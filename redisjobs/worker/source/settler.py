@@ -216,6 +216,7 @@ class Settler:
     def thread_ended(self, run: Execution) -> None:
         """Settle a job that waited for its thread to end. An isolated job may now start, too."""
         self._claims.try_isolated()
+        self._claims.note_threads()
         if run in self._leases.kept and isinstance(run.settlement, Lingers):
             self._leases.kept.remove(run)
             run.settlement = run.settlement.then

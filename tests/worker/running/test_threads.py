@@ -238,6 +238,26 @@ async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQue
             other.stop_now()
 
 
+async def test_a_worker_without_threads_claims_nothing_if_all_its_handlers_need_one(
+    queue: JobQueue, let_go: threading.Event
+) -> None:
+    del queue.definitions[Async.job_name]
+    await queue.push(Stuck())
+    hung = Worker(queue, concurrency=1, abandoned=1)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hung.run)
+            await eventually(lambda: "abandoned" in hung.health.why)
+            waits = await queue.push(Sync())
+            await Worker(queue).run(until_idle=True)
+            assert await waits.info() is None
+            assert (await queue.counts()).totals["retried"] == 0
+
+            let_go.set()
+            await gone(await queue.push(Sync()))
+            hung.stop_now()
+
+
 async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what_runs_and_ends(
     queue: JobQueue,
 ) -> None:

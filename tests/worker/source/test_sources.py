@@ -183,7 +183,7 @@ def never(why: str = "") -> None:
 
 def turns_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Turns:
     settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
-    threads: Any = SimpleNamespace(abandoned=0)
+    threads: Any = SimpleNamespace(abandoned=0, full=False)
     pool = Pool(settings, threads, Shutdown(), never, never)
     pool.share_among(sources)
     return Turns(pool, allocator or Allocator([1] * len(sources)))

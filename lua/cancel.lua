@@ -1,16 +1,23 @@
 #!lua flags=allow-oom
--- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler.
+-- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler. A call that is repeated, as its reply was lost,
+-- gets the same answer, although the job may have ended, or another one may have its id.
 --
 -- ARGV[1]  job           job id
--- ARGV[2]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  nonce         tells this cancel from others
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
 -- Returns  CANCELLED   it was delayed, suspended or ready, and is removed
 --          CANCELLING  it runs: a mark is in its locator, and a count in its worker's record, where the next beat finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
---- @include now expect slot ends cancel_one
-local job, now_ms = ARGV[1], now(ARGV[2])
+--- @include now expect slot ends cancel_one recent_ends remember
+local job, nonce, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
+local marks = {'CANCELLED ' .. nonce, 'CANCELLING ' .. nonce}
 
 expect('set', slot(now_ms))
 expect('hash', KEYS.held)
-return (cancel_one({ends = ends()}, job, now_ms))
+local _, known = recent_ends(now_ms, now_ms, now_ms, unpack(marks))
+if known then return known[1] and 'CANCELLED' or 'CANCELLING' end
+local word = cancel_one({ends = ends()}, job, now_ms)
+if word == 'CANCELLED' or word == 'CANCELLING' then remember({word .. ' ' .. nonce}, now_ms) end
+return word

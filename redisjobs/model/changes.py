@@ -4,8 +4,10 @@ A new feature is a new value here, not a new method of the driver. A driver that
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from secrets import token_hex
 from typing import Generic, TypeVar
 
 from redisjobs.model.queries import Filter
@@ -52,9 +54,14 @@ class Change(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Change[Reply]):
-    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND.
+
+    If it is repeated within a minute, because its answer was lost, it gets the same answer, and cancels no other
+    job.
+    """
 
     job_id: str
+    nonce: str = field(default_factory=partial(token_hex, 7), compare=False)  # tells this cancel from others
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from redisjobs.drivers.memory.ends import finish, forget, remember, trim
 from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
-from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
+from redisjobs.drivers.memory.state import CHANGES, REMEMBERED, Job, Memory, answers, encoded
 from redisjobs.drivers.memory.steps import forget_from, has_step
 from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
@@ -215,7 +215,13 @@ def _find_pauses(memory: Memory, query: queries.FindPauses) -> queries.Pauses:
 
 @answers(changes.Cancel)
 def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
-    return _cancel_one(memory, change.job_id)
+    now_ms = memory.now_ms()
+    word = memory.cancels.current(change.nonce, now_ms)
+    if word is None:
+        word = _cancel_one(memory, change.job_id)
+        if word in (Reply.CANCELLED, Reply.CANCELLING):
+            memory.cancels.put(change.nonce, word, now_ms + REMEMBERED, now_ms)
+    return word
 
 
 @answers(CancelChildren)

@@ -23,7 +23,7 @@ from redisjobs.model.moving import Taken
 from redisjobs.model.queries import Query
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.steps import Saved
-from redisjobs.model.transitions import Ended, Exchange, Pushed, Wait
+from redisjobs.model.transitions import Ended, Exchange, Pushed, Reply, Wait
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -267,6 +267,7 @@ class Memory:
 
         self.uniques = Expiring[str, str]()  # the job that holds a unique key
         self.ended = Expiring[Push, bool]()
+        self.cancels = Expiring[str, Reply]()  # answers, by nonce
         self.refused = Expiring[Push, bool]()  # pushes that were refused when they were repeated
         self.answers = Expiring[Push, Pushed]()  # answers to pushes that met a unique key
         self.relayed: dict[str, dict[str, int]] = {}  # by outbox: its rows, and when each was answered, in ms

@@ -60,7 +60,11 @@ def _filter_words(wanted: queries.Filter) -> list[Word]:
     return [*texts, number_word(wanted.older_ms)]
 
 
-def _id_and_now(change: changes.Cancel | changes.Hold | changes.Delete, now: str) -> Wire:
+def _cancel_words(change: changes.Cancel, now: str) -> Wire:
+    return [raw_id(change.job_id), change.nonce, now]
+
+
+def _id_and_now(change: changes.Hold | changes.Delete, now: str) -> Wire:
     return [raw_id(change.job_id), now]
 
 
@@ -341,7 +345,7 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda asked, now: [now, raw_id(asked.name), number_word(asked.after), REPLY_BYTES],
         _schedules,
     ),
-    changes.Cancel: _Call("cancel", _id_and_now),
+    changes.Cancel: _Call("cancel", _cancel_words),
     changes.Hold: _Call("hold", _id_and_now),
     changes.Unhold: _Call("unhold", lambda change, now: [raw_id(change.job_id)]),
     changes.Delete: _Call("delete", _id_and_now),

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.model.changes import Cancel, Requeue
+from redisjobs.model.changes import Cancel, ChangeMany, Requeue
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find, GroupDead, Scan
@@ -257,6 +257,25 @@ async def test_a_unique_key_is_free_once_its_job_is_cancelled(
     await push(store, job("a", unique="key", due=due))
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
+
+
+async def test_a_cancel_that_is_repeated_has_the_same_answer_and_cancels_no_later_job(
+    store: DriverStore, one: Consumer
+) -> None:
+    waiting, running = Cancel("a"), Cancel("b")
+    await push(store, "b")
+    lease = await claim_one(one)
+    await push(store, "a")
+    assert await store.driver.change(ChangeMany([waiting, running])) == [Reply.CANCELLED, Reply.CANCELLING]
+    await settle(one, lease, Ack(cancelled=True))
+    assert await push(store, another("a"), another("b")) == [Pushed(Reply.OK)] * 2
+
+    assert await store.driver.change(ChangeMany([waiting, running])) == [Reply.CANCELLED, Reply.CANCELLING]
+
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+    store.clock.advance(90)
+    assert await store.driver.change(waiting) is Reply.NOT_FOUND
+    assert await store.driver.change(Cancel("b")) is Reply.CANCELLED
 
 
 async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(

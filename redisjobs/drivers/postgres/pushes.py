@@ -45,7 +45,7 @@ def push(
 
 
 class Waiting:
-    """The answers to a push, of which some jobs are tried again: another transaction has taken their key or id.
+    """The answers to a push whose jobs are tried again while another transaction has taken their key or id.
 
     Between two tries it keeps no connection, so no other push waits for it. `until` is by the monotonic clock.
     """

@@ -1,7 +1,7 @@
 """A queue's store in Postgres as tests need it; and what is wrong in its tables."""
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.entries import new_job
 from redisjobs.drivers.postgres.notices import channel_of
-from redisjobs.drivers.postgres.pushes import push
+from redisjobs.drivers.postgres.pushes import push, within
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Consumer, Driver
@@ -29,6 +29,7 @@ from redisjobs.model.transitions import NewJob, Pushed
 T = TypeVar("T")
 
 _numbers = itertools.count(1)
+_IDENTITY = "select redisjobs_f._identity()"
 
 
 class PostgresStore:
@@ -147,6 +148,16 @@ class Other:
         pushed = self.run(push(jobs, repeated=False, sent_ms=self._store.clock()))
         assert pushed is not None
         return pushed
+
+    def push_later(self, *jobs: NewJob) -> "Future[list[Pushed]]":
+        """Push jobs in the open transaction, as an application does, in a thread."""
+        return self._threads.submit(self._push_within, jobs)
+
+    def _push_within(self, jobs: Sequence[NewJob]) -> list[Pushed]:
+        cursor = self.transaction.execute(functions.installed_as(_IDENTITY))
+        ((database,),) = cursor.fetchall()
+        (write,) = within(self._store.queue_name, self._store.clock.set_to, database, jobs)
+        return write.answers(self.transaction.execute(write.statement, write.values).fetchall())
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in the open transaction; its first value is the queue's name."""

@@ -26,6 +26,7 @@ from redisjobs.testing.driver_contract.acts import (
     claim,
     claim_one,
     found,
+    ids,
     job,
     newer,
     push,
@@ -118,39 +119,67 @@ async def test_a_push_waits_for_one_with_its_key_that_is_not_committed(
 
 
 @pytest.mark.parametrize("commits", [True, False])
-@pytest.mark.parametrize("all_of_them", [True, False])
 async def test_a_requeue_waits_for_a_push_with_the_key_that_is_not_committed(
-    store: PostgresStore, one: Consumer, other: Other, all_of_them: bool, commits: bool
+    store: PostgresStore, one: Consumer, other: Other, commits: bool
 ) -> None:
     await push(store, job("dead", unique="key"))
     await settle(one, await claim_one(one), FAILED)
     other.push(job("a", unique="key"))
 
     async def requeue() -> bool:
-        if not all_of_them:
-            return await store.driver.change(Requeue("dead")) is Reply.OK
-        begins = await store.driver.change(RequeueAll())
-        return bool((await store.driver.change(RequeueAll(after=begins.after))).job_ids)
+        return await store.driver.change(Requeue("dead")) is Reply.OK
 
     assert await at_the_end_of(other, requeue, commits=commits) is not commits
     assert await with_key(store) == ["a" if commits else "dead"]
 
 
-async def test_keys_are_locked_in_one_order_and_jobs_added_in_that_of_the_push(
+async def test_a_requeue_of_all_leaves_out_a_letter_whose_key_is_in_an_open_transaction(
+    store: PostgresStore, one: Consumer, other: Other
+) -> None:
+    await push(store, *(job(key, unique=key) for key in "abc"))
+    for lease in await claim(one):
+        await settle(one, lease, FAILED)
+    other.push(job("new", unique="b"))
+
+    begins = await store.driver.change(RequeueAll())
+    taken = await store.driver.change(RequeueAll(after=begins.after))
+    assert (sorted(taken.job_ids), taken.duplicates) == (["a", "c"], 1)
+    other.transaction.rollback()
+    assert await store.driver.change(Requeue("b")) is Reply.OK
+
+
+async def test_keys_are_taken_in_one_order_and_jobs_added_in_that_of_the_push(
     store: PostgresStore, other: Other, one: Consumer
 ) -> None:
+    second = Other(store)
     other.push(job("first", unique="a"))
-    both = [job("z", unique="z"), job("y", unique="a")]
+    pushing = second.push_later(job("z", unique="z"), job("y", unique="a"))
+    await eventually(other.is_waited_for)
+    other.push(job("x", unique="z"))  # the push that waits has not taken it
+    other.transaction.rollback()
+    assert pushing.result(5) == [OK, OK]
+    second.transaction.commit()
+    second.close()
+    assert [lease.job_id for lease in await claim(one)] == ["z", "y"]
 
-    async def then_z() -> None:
-        await eventually(other.is_waited_for)
-        other.push(job("x", unique="z"))  # the push that waits has not locked it
-        other.transaction.rollback()
+
+async def test_of_jobs_that_are_pushed_together_only_those_wait_whose_key_is_taken(
+    store: PostgresStore, other: Other, one: Consumer
+) -> None:
+    other.push(job("first", unique="b"))
+    answers: list[Pushed] = []
+
+    async def push_all() -> None:
+        answers.extend(await push(store, *(job(key, unique=key) for key in "abc")))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(then_z)
-        assert await push(store, *both) == [OK, OK]
-    assert [lease.job_id for lease in await claim(one)] == ["z", "y"]
+        tasks.start_soon(push_all)
+        await eventually(lambda: store.rows("select id from redisjobs.jobs where queue = %s"))
+        assert ids(await claim(one)) == ["a", "c"]
+        assert answers == []
+        other.transaction.rollback()
+    assert answers == [OK] * 3
+    assert ids(await claim(one)) == ["b"]
 
 
 async def test_a_push_has_no_lock_for_each_key(store: PostgresStore, other: Other) -> None:

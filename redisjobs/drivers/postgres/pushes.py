@@ -51,7 +51,7 @@ def push(
 
 
 class Waiting:
-    """The answers to a push. A job whose key or id another transaction has taken is tried again.
+    """The answers to a push whose jobs are tried again while another transaction has taken their key or id.
 
     Between two tries the push keeps no connection, so no other push waits for it. `until` is by the monotonic
     clock.

@@ -22,6 +22,7 @@ from redisjobs.worker.running.steps import Written
 
 _REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
 _BUSY = 0.5  # seconds before a new try of what waits for another transaction
+_MOST_TRIED = 50  # such jobs that are tried together: each may wait for a lock, and the others wait meanwhile
 
 # Settling costs Redis time by the bytes of results, and of the entries it reads: those of jobs that are retried,
 # push others, become dead letters or may be kept. A delayed retry costs most: about 5 ms a MB, and 28 µs each.
@@ -203,9 +204,9 @@ class Leases:
     def try_busy(self) -> None:
         """Settle the busy jobs, if it is time."""
         if time.monotonic() >= self.busy_until:
-            self.unsettled, self.busy = self.unsettled + self.busy, []
+            self.unsettled, self.busy = self.unsettled + self.busy[:_MOST_TRIED], self.busy[_MOST_TRIED:]
             self.notes.extend(self.busy_notes)
-            self.busy_notes, self.busy_until = [], float("inf")
+            self.busy_notes, self.busy_until = [], time.monotonic() + _BUSY if self.busy else float("inf")
 
     def try_again_later(self) -> None:
         """Settle the kept jobs, if the first was kept long enough ago."""

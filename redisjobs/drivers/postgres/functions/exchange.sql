@@ -194,13 +194,10 @@ end $$;
 create function redisjobs_f._settle_all(q text, worker_id text, others jsonb, now_ms bigint) returns jsonb language plpgsql as $$
 declare
   words jsonb[];
-  keys text[];
 begin
   begin  -- all in one subtransaction: each takes a number, and those are scarce
     perform redisjobs_f._hurry('20ms');
-    keys := redisjobs_f._lock_pushed(q, others, now_ms);
     words := redisjobs_f._settle_each(q, worker_id, others, false, now_ms);
-    perform redisjobs_f._unlock_keys(q, keys);
   exception when program_limit_exceeded or data_exception or statement_too_complex or lock_not_available then
     perform redisjobs_f._hurry('1ms');
     words := redisjobs_f._settle_each(q, worker_id, others, true, now_ms);
@@ -485,22 +482,6 @@ begin
   end if;
   return case when words is null and lost is null then ''
     else jsonb_strip_nulls(jsonb_build_object('words', words, 'lost', lost))::text end;
-end $$;
-
--- Lock the unique keys of the jobs that others push as they end; return them. Not those that are held, as in `_keys_of`.
-create function redisjobs_f._lock_pushed(q text, others jsonb, now_ms bigint) returns text[] language plpgsql as $$
-declare
-  keys text[];
-begin
-  if not others @? '$[*].pushes[*].unique' then
-    return '{}';
-  end if;
-  keys := array(
-    select job->>'unique' from jsonb_array_elements(others) one cross join jsonb_array_elements(one.value->'pushes') job
-    where job ? 'unique' and (job ? 'remembers' or redisjobs_f._holder(q, job->>'unique', now_ms,
-      (select coalesce(max(j.id), '') from redisjobs.jobs j where j.seq = (one.value->>'seq')::bigint)) = ''));
-  perform redisjobs_f._lock_keys(q, keys);
-  return keys;
 end $$;
 
 -- Whether jobs that are done can go in one step: none is kept.

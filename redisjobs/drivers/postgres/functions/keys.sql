@@ -1,6 +1,6 @@
--- Unique keys. The row of a key is its lock: a call that has it locked decides which job gets the key, and others wait for it.
--- A key that is held until its job ends is free once that job is gone, even if its row is still there: a job that ends does
--- not wait for a row that is locked, and tidying deletes it later.
+-- Unique keys. A key is a row of `uniques`, whose primary key lets one call at a time take it: others that want the same key wait
+-- for the end of that transaction, and no other calls do. A key that is held until its job ends is free once that job is gone,
+-- even if its row is still there: a job that ends does not wait for a row that is locked, and tidying deletes it later.
 
 -- Whether the job that holds a key until it ends is gone, or has failed, or has not this key any more. This sees what was
 -- committed last, also when it is asked in a statement that has waited for the row: it is volatile.
@@ -35,33 +35,6 @@ begin
   end if;
   select * into held from redisjobs.uniques u where u.queue = q and u.key = wanted;
   return case when held.id is null or redisjobs_f._is_free(held, now_ms, parent) then '' else held.id end;
-end $$;
-
--- Lock keys, in the order that all calls lock them in. A key that has no row gets one, of no job.
-create function redisjobs_f._lock_keys(q text, wanted text[]) returns void language plpgsql as $$
-begin
-  insert into redisjobs.uniques as u (queue, key, id)
-  select q, w.key, '' from unnest(wanted) w(key) where w.key <> '' group by w.key order by w.key collate "C"
-  on conflict (queue, key) do update set id = u.id where false;
-end $$;
-
--- Delete the rows of those that no job took.
-create function redisjobs_f._unlock_keys(q text, wanted text[]) returns void language plpgsql as $$
-begin
-  delete from redisjobs.uniques where ctid = any (array(  -- one by one: a join might walk over all keys of the queue
-    select u.ctid from unnest(wanted) w(key) cross join lateral (
-      select each.ctid from redisjobs.uniques each where each.queue = q and each.key = w.key and each.id = '' limit 1) u));
-end $$;
-
--- Which keys a call locks before it adds these jobs: all that may be free, and those whose holder may be replaced. A key that
--- is held is only looked at, so that a transaction which stays open keeps no other call from it; a single one is locked when
--- it is taken.
-create function redisjobs_f._keys_of(q text, jobs jsonb, now_ms bigint) returns text[] language plpgsql as $$
-begin
-  return array(
-    select job.value->>'unique' from jsonb_array_elements(jobs) job where job.value ? 'unique' group by 1
-    having bool_or(job.value ? 'remembers')
-      or jsonb_array_length(jobs) > 1 and redisjobs_f._holder(q, job.value->>'unique', now_ms) = '');
 end $$;
 
 -- Take a key for a job, if it is free; return the id of the job that holds it otherwise.

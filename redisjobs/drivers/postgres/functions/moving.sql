@@ -232,7 +232,6 @@ declare
   its_place text;
   answers jsonb := '[]';
   job jsonb;
-  keys text[];
   word text;
   holder text;
 begin
@@ -242,9 +241,6 @@ begin
   select s.value into last from redisjobs.settings s where s.queue = q and s.name = noted_as for update;
   refused := array(select r.place from jsonb_array_elements(jobs) j join redisjobs.refused r
     on r.queue = q and r.source = its_source and r.place = j.value->>'place');
-  keys := array(select redisjobs_f._key_of(value, now_ms) from jsonb_array_elements(jobs)
-    where redisjobs_f._holder(q, redisjobs_f._key_of(value, now_ms), now_ms) = '');
-  perform redisjobs_f._lock_keys(q, keys);
   for job in select value from jsonb_array_elements(jobs) with ordinality order by ordinality loop
     word := 'REPEATED';
     holder := '';
@@ -263,7 +259,6 @@ begin
     answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word)
       else jsonb_build_array(word, holder) end);
   end loop;
-  perform redisjobs_f._unlock_keys(q, keys);
   update redisjobs.settings s set value = last, at_ms = now_ms where s.queue = q and s.name = noted_as;
   return redisjobs_f._answer(answers);
 end $$;

@@ -21,6 +21,7 @@ create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated b
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answers jsonb := '[]';
+  its_answer jsonb;
   again text[] := '{}';
   added text[] := '{}';
   job jsonb;
@@ -34,36 +35,34 @@ begin
   end if;
   perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
   if not apart then
-    select * into answers, again, added from redisjobs_f._push_all(q, jobs, repeated, now_ms, answers, again, added);
+    select p.answers into answers from redisjobs_f._push_all(q, jobs, repeated, now_ms, again, added) p;
     return redisjobs_f._answer(answers);
   end if;
   for job in select value from jsonb_array_elements(jobs) loop
     begin
-      select * into answers, again, added
-      from redisjobs_f._push_all(q, jsonb_build_array(job), repeated, now_ms, answers, again, added);
+      select * into again, added, its_answer
+      from redisjobs_f._push_all(q, jsonb_build_array(job), repeated, now_ms, again, added);
     exception when lock_not_available then
-      answers := answers || '["BUSY"]';
+      its_answer := '["BUSY"]';
     end;
+    answers := answers || its_answer;
   end loop;
   return redisjobs_f._answer(answers);
 end $$;
 
 -- Add jobs after others of the same call, of which `again` and `added` tell.
-create function redisjobs_f._push_all(q text, jobs jsonb, repeated boolean, now_ms bigint, inout answers jsonb,
-  inout again text[], inout added text[]) language plpgsql as $$
+create function redisjobs_f._push_all(q text, jobs jsonb, repeated boolean, now_ms bigint, inout again text[],
+  inout added text[], out answers jsonb) language plpgsql as $$
 declare
+  found_all jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(jobs)]);
   job jsonb;
+  at bigint;
   one text;
   word text;
   holder text;
   known text;
-  keys text[];
 begin
-  keys := redisjobs_f._keys_of(q, jobs, now_ms);
-  if keys <> '{}' then
-    perform redisjobs_f._lock_keys(q, keys);
-  end if;
-  for job in select value from jsonb_array_elements(jobs) loop
+  for job, at in select * from redisjobs_f._in_order(jobs) loop
     one := (job->>'id') || ' ' || coalesce(job->>'nonce', '');
     holder := '';
     known := case when job ? 'remembers' then redisjobs_f._remembered(q, 'answer', one, now_ms) end;
@@ -84,11 +83,29 @@ begin
       perform redisjobs_f._remember(q, 'refused', one, '', now_ms + 60000);
       perform redisjobs_f._remember_answer(q, job, one, word, holder, now_ms);
     end if;
-    answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word) else jsonb_build_array(word, holder) end);
+    found_all[at] := case when holder = '' then to_jsonb(word) else jsonb_build_array(word, holder) end;
   end loop;
-  if keys <> '{}' then
-    perform redisjobs_f._unlock_keys(q, keys);
-  end if;
+  answers := to_jsonb(found_all);
+end $$;
+
+-- Return jobs with their places in line and in the call, in the order of their unique keys: so calls that take several keys don't
+-- wait for each other. An id that comes twice is for the first job that has it.
+create function redisjobs_f._in_order(jobs jsonb) returns table (job jsonb, at bigint) language plpgsql as $$
+declare
+  any_twice constant boolean := (select count(distinct value->>'id') < count(*) from jsonb_array_elements(jobs));
+begin
+  return query
+    with numbered as materialized (
+      select value || jsonb_build_object('seq', nextval('redisjobs.line')) as job, ordinality as at
+      from jsonb_array_elements(jobs) with ordinality
+    )
+    select n.job, n.at from numbered n order by case when not any_twice then n.job->>'unique' end collate "C" nulls first, n.at;
+end $$;
+
+-- Return the place in line of a new job.
+create function redisjobs_f._place_of(job jsonb) returns bigint language plpgsql as $$
+begin
+  return coalesce((job->>'seq')::bigint, nextval('redisjobs.line'));
 end $$;
 
 -- Remember the answer to a push that met a unique key, so that a repetition gets the same answer.
@@ -195,10 +212,17 @@ declare
   due bigint := redisjobs_f._due(job, now_ms);
   fields jsonb := redisjobs_f._fields_of(job, due, now_ms);
   until_ms bigint := now_ms + (job->>'unique_for')::bigint;
+  known text;
 begin
   holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   due := case when due > now_ms then due end;
   if holder <> '' and redisjobs_f._replaceable(q, holder, job) then
+    -- Another try of this push may have been committed while this one waited for the job.
+    known := redisjobs_f._remembered(q, 'answer', (job->>'id') || ' ' || coalesce(job->>'nonce', ''), now_ms);
+    if holder = job->>'id' or known is not null then
+      word := coalesce(split_part(known, ' ', 1), 'DUPLICATE');
+      return;
+    end if;
     perform redisjobs_f._replace(q, job, holder, fields, due, now_ms);
     word := 'REPLACED';
     return;
@@ -212,7 +236,7 @@ begin
   end if;
   insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
     limit_key)
-  values (nextval('redisjobs.line'), q, job->>'id', job->>'name', job->>'parameters', fields, (job->>'rank')::smallint,
+  values (redisjobs_f._place_of(job), q, job->>'id', job->>'name', job->>'parameters', fields, (job->>'rank')::smallint,
     case when due is null then 'ready' else 'delayed' end, now_ms, due, job->>'nonce',
     case when not job ? 'unique_for' then job->>'unique' end, job->>'limit_key')
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
@@ -243,7 +267,7 @@ $$;
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
-  update redisjobs.jobs j set seq = nextval('redisjobs.line'), name = job->>'name', parameters = job->>'parameters',
+  update redisjobs.jobs j set seq = redisjobs_f._place_of(job), name = job->>'name', parameters = job->>'parameters',
     rank = (job->>'rank')::smallint, limit_key = job->>'limit_key',
     unique_key = case when not job ? 'unique_for' then job->>'unique' end,
     extra = coalesce(fields, '{}') || jsonb_strip_nulls(jsonb_build_object('attempt', j.extra->>'attempt',

@@ -1,19 +1,17 @@
 -- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete, Hold,
 -- Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its place in line),
--- ended (whether jobs that ended and were kept count, too), and from_step ('' for all steps).
+-- ended (whether jobs that ended and were kept count, too), from_step ('' for all steps), and skips (whether it may be left out
+-- if it has to wait for another transaction).
 
 -- Make one change. Answers a word. It does not wait for long: the transaction of a push may have locked the job.
 create function redisjobs_f.change(q text, given_ms bigint, change jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
-  keys text[];
   word text;
 begin
   perform redisjobs_f._need_read_committed();
-  keys := redisjobs_f._lock_wanted(q, jsonb_build_array(change), now_ms);
   word := redisjobs_f._change(q, change, now_ms);
-  perform redisjobs_f._unlock_keys(q, keys);
   perform redisjobs_f._count_children(q, now_ms);
   return redisjobs_f._answer(to_jsonb(word));
 end $$;
@@ -25,7 +23,6 @@ language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   words jsonb := '[]';
-  keys text[];
   seqs bigint[];
   change jsonb;
 begin
@@ -33,7 +30,6 @@ begin
   if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
     perform redisjobs_f._share(q);
   end if;
-  keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   seqs := redisjobs_f._lock_by_id(q, array(select value->>'id' from jsonb_array_elements(changes)));
   perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
   if exists (select from jsonb_array_elements(changes) where value->>'do' = 'Requeue') then
@@ -42,7 +38,6 @@ begin
   for change in select value from jsonb_array_elements(changes) loop
     words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
   end loop;
-  perform redisjobs_f._unlock_keys(q, keys);
   perform redisjobs_f._count_children(q, now_ms);
   return redisjobs_f._answer(words);
 end $$;
@@ -73,19 +68,6 @@ begin
     when 'Hold' then redisjobs_f._hold(q, change->>'id', now_ms)
     when 'Unhold' then redisjobs_f._unhold(q, change->>'id', now_ms)
   end;
-end $$;
-
--- Lock the unique keys that requeued jobs are to take, before any job, as pushes do; return them.
-create function redisjobs_f._lock_wanted(q text, changes jsonb, now_ms bigint) returns text[] language plpgsql as $$
-declare
-  keys constant text[] := array(select wanted.key from (
-    select coalesce(change.value->>'unique',
-      (select j.unique_key from redisjobs.jobs j where j.seq = redisjobs_f._seq_of(q, change.value->>'id'))) as key
-    from jsonb_array_elements(changes) change where change.value->>'do' = 'Requeue'
-  ) wanted where wanted.key <> '' and redisjobs_f._holder(q, wanted.key, now_ms) = '');
-begin
-  perform redisjobs_f._lock_keys(q, keys);
-  return keys;
 end $$;
 
 -- Lock and return the job with an id that has not ended, else the last one that has and is kept.
@@ -168,8 +150,14 @@ begin
       word := 'INDEPENDENT';
     end if;
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
-  exception when unique_violation then  -- a job of its id was pushed meanwhile
-    return 'NOT_FOUND';
+  exception
+    when unique_violation then  -- a job of its id was pushed meanwhile
+      return 'NOT_FOUND';
+    when lock_not_available then  -- a transaction that is not committed has taken its key
+      if not change ? 'skips' then
+        raise;
+      end if;
+      return 'DUPLICATE';
   end;
   return word;
 end $$;
@@ -235,14 +223,13 @@ declare
   has_children boolean;
   change jsonb;
   word text;
-  keys text[];
   ids jsonb := '[]';
   duplicates integer := 0;
 begin
-  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text, 'unique', coalesce(j.unique_key, ''))
+  select coalesce(jsonb_agg(jsonb_build_object('id', j.id, 'key', j.seq::text, 'skips', true)
     order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
-  keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform redisjobs_f._lock_jobs(step.seqs);
+  perform redisjobs_f._hurry('5ms');
   if has_children then
     perform redisjobs_f._lock_groups_of(q, step.seqs);
   end if;
@@ -257,7 +244,6 @@ begin
     end if;
     duplicates := duplicates + (word = 'DUPLICATE')::integer;
   end loop;
-  perform redisjobs_f._unlock_keys(q, keys);
   return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', duplicates));
 end $$;
 

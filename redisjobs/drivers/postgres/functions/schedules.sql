@@ -289,7 +289,6 @@ $$;
 create function redisjobs_f.fire(q text, given_ms bigint, scheduler text, firings jsonb) returns text language plpgsql as $$
 declare
   now_ms bigint;
-  keys text[];
   fired jsonb;
 begin
   perform redisjobs_f._need_read_committed();
@@ -298,10 +297,7 @@ begin
   perform redisjobs_f._hurry();
   now_ms := redisjobs_f._now(given_ms);  -- after a wait for another scheduler
   begin
-    keys := redisjobs_f._keys_of(q, jsonb_path_query_array(firings, '$[*].jobs[*]'), now_ms);
-    perform redisjobs_f._lock_keys(q, keys);
     fired := redisjobs_f._fire_each(q, scheduler, firings, false, now_ms);
-    perform redisjobs_f._unlock_keys(q, keys);
   exception when lock_not_available then
     fired := redisjobs_f._fire_each(q, scheduler, firings, true, now_ms);
   end;
@@ -349,14 +345,8 @@ end $$;
 
 -- The same as `_push_slots`; null if that would have to wait for another transaction.
 create function redisjobs_f._try_slots(q text, jobs jsonb, now_ms bigint) returns jsonb language plpgsql as $$
-declare
-  keys constant text[] := redisjobs_f._keys_of(q, jobs, now_ms);
-  pushed jsonb;
 begin
-  perform redisjobs_f._lock_keys(q, keys);
-  pushed := redisjobs_f._push_slots(q, jobs, now_ms);
-  perform redisjobs_f._unlock_keys(q, keys);
-  return pushed;
+  return redisjobs_f._push_slots(q, jobs, now_ms);
 exception when lock_not_available then
   return null;
 end $$;

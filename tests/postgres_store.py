@@ -156,7 +156,7 @@ class Other:
     def _push_within(self, jobs: Sequence[NewJob]) -> list[Pushed]:
         cursor = self.transaction.execute(functions.installed_as(_IDENTITY))
         ((database,),) = cursor.fetchall()
-        (write,) = within(self._store.queue_name, self._store.clock.set_to, database, jobs)
+        (write,) = within(self._store.queue_name, self._store.clock.set_to, database, jobs, lambda *_: None)
         return write.answers(self.transaction.execute(write.statement, write.values).fetchall())
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:

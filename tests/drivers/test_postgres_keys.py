@@ -100,7 +100,9 @@ async def test_of_two_jobs_with_one_key_that_are_pushed_at_once_one_is_added(
         assert done.added == {0: [True]}
 
     pushing = [(parent, Ack(pushes=[job("b", unique="key")]))]
-    done = await at_the_end_of(other, lambda: one.exchange(pushing, None), commits=commits)
+    assert (await one.exchange(pushing, None)).replies == [Reply.BUSY]
+    (other.transaction.commit if commits else other.transaction.rollback)()
+    done = await one.exchange(pushing, None)
 
     assert (done.replies, done.added) == ([Reply.OK], {0: [not commits]})
     assert await with_key(store) == ["a" if commits else "b"]

@@ -14,6 +14,7 @@ import pytest
 import typer.testing
 from databases import Owned, Postgres
 from psycopg import sql
+from store import eventually
 
 from redisjobs import Forbidden, JobQueue, Schedule, Worker
 from redisjobs.cli.app import make
@@ -297,6 +298,29 @@ async def test_no_role_calls_what_is_for_other_functions(owned: Owned) -> None:
     )
 
 
+async def test_a_stranger_that_holds_a_queues_lock_delays_work_and_loses_none(owned: Owned) -> None:
+    ran: list[int] = []
+    queue = JobQueue(owned.url_of(owned.role("worker")), name="emails")
+
+    @queue.job
+    async def count(number: int) -> None:
+        ran.append(number)
+
+    with psycopg.connect(owned.url_of(owned.role()), autocommit=True) as stranger:
+        stranger.execute("SELECT pg_advisory_lock(hashtextextended('redisjobs queue emails', 0))")
+        await count.push(1)
+        async with anyio.create_task_group() as group, queue:
+            group.start_soon(Worker(queue).run)
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await eventually(lambda: owned.run(waiting) != [(0,)], within=20)
+            await count.push(2)
+            assert ran == []
+            stranger.execute("SELECT pg_advisory_unlock_all()")
+            await eventually(lambda: len(ran) == 2, within=20)
+            group.cancel_scope.cancel()
+    assert sorted(ran) == [1, 2]
+
+
 def documented(*words: str) -> list[str]:
     """The lines of SQL in the page that begin with one of these words."""
     page = (Path(__file__).parents[2] / "docs/how-to/restrict-access.md").read_text("utf-8")
@@ -306,7 +330,7 @@ def documented(*words: str) -> list[str]:
 
 async def test_the_documented_lines_make_the_roles(postgres: Postgres) -> None:
     mark = secrets.token_hex(4)
-    own = {name: f"{name}_{mark}" for name in ("redisjobs", "jobs", "web", "fleet", "admin")}
+    own = {name: f"{name}_{mark}" for name in ("redisjobs", "jobs", "web", "fleet", "admin", "stranger")}
 
     def run(line: str, database: str, user: str) -> None:
         line = re.sub(r"\b(jobs|web|fleet|admin)\b", lambda found: own[found[0]], line)
@@ -317,7 +341,7 @@ async def test_the_documented_lines_make_the_roles(postgres: Postgres) -> None:
     try:
         for line in documented("CREATE"):
             run(line, "postgres", "postgres")
-        for name in ("web", "fleet", "admin"):
+        for name in ("web", "fleet", "admin", "stranger"):
             postgres.run(f"CREATE ROLE {own[name]} LOGIN")
         owner = postgres.url_of(own["jobs"], own["redisjobs"])
         list(schema.migrate(owner))
@@ -328,7 +352,13 @@ async def test_the_documented_lines_make_the_roles(postgres: Postgres) -> None:
             found = connection.execute("SELECT role, part FROM redisjobs.roles ORDER BY part").fetchall()
         assert found == [(own["admin"], "operator"), (own["web"], "producer"), (own["fleet"], "worker")]
 
-        for line in documented("SELECT redisjobs.forbid"):
+        for line in documented("REVOKE CONNECT ON DATABASE jobs FROM PUBLIC", "GRANT CONNECT"):
+            run(line, own["jobs"], own["redisjobs"])
+        run("SELECT 1", own["jobs"], own["web"])
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            run("SELECT 1", own["jobs"], own["stranger"])
+
+        for line in documented("SELECT redisjobs.forbid", "REVOKE CONNECT ON DATABASE jobs FROM web"):
             run(line, own["jobs"], own["redisjobs"])
         postgres.run(f"DROP ROLE {own['web']}")
     finally:

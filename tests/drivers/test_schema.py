@@ -56,6 +56,17 @@ def test_a_migration_runs_once(empty: str) -> None:
     assert versions(empty) == [each.version for each in schema.migrations()]
 
 
+def test_no_index_compares_texts_by_the_collation_of_the_database(postgres: Postgres) -> None:
+    with postgres.database() as url:
+        others = ask(
+            url,
+            """SELECT indexrelid::regclass::text FROM pg_index, unnest(indcollation) used(id)
+               WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'redisjobs'::regnamespace)
+                 AND used.id NOT IN (0, '"C"'::regcollation)""",
+        )
+    assert others == []
+
+
 def test_many_hosts_may_migrate_at_once(empty: str) -> None:
     together = threading.Barrier(8)
 

@@ -234,7 +234,8 @@ begin
     exit when letters >= 5000 or jsonb_array_length(kinds) >= 50;
     of_kind := redisjobs_f._next_kind(q, of_kind);
   end loop;
-  return redisjobs_f._answer(jsonb_build_object('kinds', kinds, 'after', of_kind));
+  return redisjobs_f._answer(jsonb_build_object('kinds', kinds,
+    'after', case when redisjobs_f._next_kind(q, of_kind) is not null then of_kind end));
 end $$;
 
 -- Count the jobs in each state, and return the counters. Five million of one are counted and no more: it takes about half a

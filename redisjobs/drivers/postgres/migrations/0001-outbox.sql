@@ -1,10 +1,11 @@
 -- Jobs that a transaction pushes to a queue elsewhere. `redisjobs relay` pushes them on, and deletes them.
 CREATE TABLE redisjobs.outbox (
   seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  queue text NOT NULL,
-  id text NOT NULL DEFAULT gen_random_uuid(),
-  nonce text NOT NULL DEFAULT gen_random_uuid(),  -- identifies this push of the id; '' if the id was made for the push
-  name text NOT NULL,
+  queue text collate "C" NOT NULL,
+  id text collate "C" NOT NULL DEFAULT gen_random_uuid(),
+  -- identifies this push of the id; '' if the id was made for the push
+  nonce text collate "C" NOT NULL DEFAULT gen_random_uuid(),
+  name text collate "C" NOT NULL,
   parameters json NOT NULL DEFAULT '{}',
   options json NOT NULL DEFAULT '{}',  -- those that are not columns
   due_at timestamptz,

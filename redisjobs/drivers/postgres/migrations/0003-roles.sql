@@ -1,5 +1,5 @@
 -- Which role of the database may do what. A release that is installed later gives its functions to these roles too.
-create table redisjobs.roles (role name not null, part text not null, primary key (role, part));
+create table redisjobs.roles (role name not null, part text collate "C" not null, primary key (role, part));
 
 -- Let a role do a part of the work: see docs/how-to/restrict-access.md. Run it again as often as you like.
 create function redisjobs.allow(role name, part text) returns void language plpgsql

@@ -1,15 +1,16 @@
 -- Jobs in transit to another store, in no queue: see redisjobs/model/moving.py.
 create table redisjobs.taken (
-  queue text not null,
+  queue text collate "C" not null,
   place bigint not null,                    -- in line: greater than those of all that were taken before
-  id text not null,
-  state text not null,                      -- ready, delayed, suspended, dead, completed, cancelled
+  id text collate "C" not null,
+  state text collate "C" not null,          -- ready, delayed, suspended, dead, completed, cancelled
   rank smallint not null,
   since_ms bigint not null,                 -- when it came to that state
   due_ms bigint,
   held boolean not null,
   taken_ms bigint not null,
-  name text not null, parameters text not null, extra jsonb, nonce text, unique_key text, limit_key text, history text,
+  name text collate "C" not null, parameters text not null, extra jsonb, nonce text collate "C",
+  unique_key text collate "C", limit_key text collate "C", history text,
   steps jsonb,                              -- what it has saved, a list; each like a row of the table `steps`; null: nothing
   signals jsonb,                            -- like those of a job
   children jsonb,                           -- by token, how the children have ended: a list of state, value, error and error type each
@@ -20,4 +21,7 @@ create table redisjobs.taken (
 alter table redisjobs.schedules add column moved_to text not null default '';
 
 -- Jobs from another store that this one refused, by their places there: see redisjobs/model/moving.py.
-create table redisjobs.refused (queue text not null, source text not null, place text not null, primary key (queue, source, place));
+create table redisjobs.refused (
+  queue text collate "C" not null, source text collate "C" not null, place text collate "C" not null,
+  primary key (queue, source, place)
+);

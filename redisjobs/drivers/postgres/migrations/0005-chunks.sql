@@ -1,6 +1,6 @@
 -- What jobs emit for their readers: see redisjobs/model/chunks.py. A row for each job that has emitted anything.
 create table redisjobs.streams (
-  queue text not null, id text not null,
+  queue text collate "C" not null, id text collate "C" not null,
   began_ms bigint not null,                 -- when its first chunk was stored
   first bigint not null default 1,          -- the number of the oldest chunk that is kept
   last bigint not null default 0,           -- the number of the newest one
@@ -13,8 +13,8 @@ create table redisjobs.streams (
 create index streams_until on redisjobs.streams (queue, until_ms);
 
 create table redisjobs.chunks (
-  queue text not null, id text not null, number bigint not null, run integer not null,
+  queue text collate "C" not null, id text collate "C" not null, number bigint not null, run integer not null,
   before bigint not null,                   -- how many bytes were emitted before it
-  kind text not null, data bytea not null,
+  kind text collate "C" not null, data bytea not null,
   primary key (queue, id, number)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);

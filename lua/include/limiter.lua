@@ -22,18 +22,18 @@ local function limiter(now_ms, now_us)
     if redis.call('ZADD', KEYS.turns, 'LT', 'CH', whole(at_ms), bucket) == 1 then limiting.has_turned = true end
   end
 
-  local function take_share(bucket, limit, place, is_free)
+  local function take_share(bucket, limit, place, has_begun)
     redis.call('HSET', KEYS.shares, place, bucket)
     redis.pcall('ZADD', KEYS['holders:'] .. bucket, whole(now_ms), place)
-    if not limit.every_us or is_free then return end
+    if not limit.every_us or has_begun then return end
     local next_us = arrival(bucket, limit, now_us) + limit.every_us
     redis.call('SET', KEYS['rate:'] .. bucket, whole(next_us), 'PX', whole(math.ceil((next_us - now_us) / 1000)))
   end
 
   -- After a start: now the next in line waits for a share, or for the rate; or it may start, as this one has not spent its turn.
-  local function turn_on(bucket, limit, is_free)
+  local function turn_on(bucket, limit, has_begun)
     local free, from_us = room(bucket, limit, now_us)
-    if free > 0 and not is_free or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
+    if free > 0 and not has_begun or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
     if free > 0 then return turn(bucket, now_ms) end
     redis.call('ZREM', KEYS.turns, bucket)
     if from_us then turn(bucket, math.ceil(from_us / 1000)) end
@@ -46,13 +46,13 @@ local function limiter(now_ms, now_us)
     local share = redis.call('HGET', KEYS.shares, place)
     if share == bucket then return nil end
     if share then give_up({place}, now_ms) end -- another job had this entry id
-    local is_free = limit.every_us and goes_on(fields)
-    if full[bucket] and not is_free then return bucket end
-    local free, from_us = room(bucket, is_free and {most = limit.most} or limit, now_us)
-    local is_behind = not waited and not is_free and redis.call('ZSCORE', KEYS.lines, bucket)
+    local has_begun = limit.every_us and goes_on(fields)
+    if full[bucket] and not has_begun then return bucket end
+    local free, from_us = room(bucket, has_begun and {most = limit.most} or limit, now_us)
+    local is_behind = not waited and not has_begun and redis.call('ZSCORE', KEYS.lines, bucket)
     if free > 0 and not is_behind then
-      take_share(bucket, limit, place, is_free)
-      turn_on(bucket, limit, is_free)
+      take_share(bucket, limit, place, has_begun)
+      turn_on(bucket, limit, has_begun)
       return nil
     end
     full[bucket] = true

@@ -27,9 +27,9 @@ local function sort_out(stream, entry, deliveries)
   if not fields then return 1 end
   local place, job = string.match(stream, '[^:]+$'), field(fields, 'id') or ''
   if mark_of(job, place, entry) == 'cancelling' then -- no claim would come to a parked job
+    give_up({place .. ' ' .. entry}, now_ms, true) -- first: it reads the entry
     finish_one(ending, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries)})
     redis.call('HDEL', KEYS.held, job)
-    give_up({place .. ' ' .. entry}, now_ms, true)
     return 2
   end
   local is_parked = restricted.job and restricted.job(job, fields)

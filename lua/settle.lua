@@ -233,6 +233,7 @@ local function end_each()
     local stream, entry, deliveries = one.stream, one.entry, math.max(0, one.deliveries - tonumber(one.values[1]))
     local fields = one.mark == 'cancelling' and entry_at(stream, entry)
     if fields and may_end() then -- no claim may come to it: all slots may be busy, or the queue paused
+      if field(fields, 'suspended_at') then one.values[1] = '0' end -- it went on, so it has spent no start that it could give back
       finish_one(ending, 'cancelled', stream, entry, one.job, fields, now_ms, {'deliveries', whole(deliveries)})
       return 'CANCELLED'
     end

@@ -1,14 +1,21 @@
 -- give_up: free the shares of jobs that no longer run, and give the next in line a turn. `places` are as in the locator. With
--- `refund` their starts do not count for the rate either.
---- @include limit_of whole
+-- `refund` their starts do not count for the rate either, unless they have gone on after a wait, which has spent none.
+--- @include limit_of whole stream_of entry_at goes_on
 local function give_up(places, now_ms, refund)
   if #places == 0 or redis.call('EXISTS', KEYS.shares) == 0 then return end
+
+  local function has_spent(place)
+    local priority, entry = string.match(place, '^(%S+) (.+)$')
+    local fields = entry_at(stream_of[priority], entry)
+    return not (fields and goes_on(fields))
+  end
+
   for i, bucket in ipairs(redis.call('HMGET', KEYS.shares, unpack(places))) do
     if bucket then
       redis.call('HDEL', KEYS.shares, places[i])
       redis.pcall('ZREM', KEYS['holders:'] .. bucket, places[i])
       local limit = refund and limit_of(string.match(bucket, '^%S*'))
-      local noted = limit and limit.every_us and redis.pcall('GET', KEYS['rate:'] .. bucket)
+      local noted = limit and limit.every_us and has_spent(places[i]) and redis.pcall('GET', KEYS['rate:'] .. bucket)
       if type(noted) == 'string' and tonumber(noted) then
         redis.call('SET', KEYS['rate:'] .. bucket, whole(tonumber(noted) - limit.every_us), 'KEEPTTL')
       end

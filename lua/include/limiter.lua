@@ -4,7 +4,9 @@
 --   line_up(stream, deliveries, entries, bucket)  put entries in the line of this bucket
 --   pass(fields)                  give the next in line a turn, because a job that was handed back does not start
 --   has_turned                    whether the time of the next turn has changed
---- @include field limit_of whole room give_up arrival hand_back
+-- A job that goes on after a wait has started before: it needs a free share, but it spends nothing of the rate, and waits neither
+-- for that nor behind who does.
+--- @include field limit_of whole room goes_on give_up arrival hand_back
 local function limiter(now_ms, now_us)
   local limits, full, limiting = {}, {}, {has_turned = false}
 
@@ -20,18 +22,19 @@ local function limiter(now_ms, now_us)
     if redis.call('ZADD', KEYS.turns, 'LT', 'CH', whole(at_ms), bucket) == 1 then limiting.has_turned = true end
   end
 
-  local function take_share(bucket, limit, place)
+  local function take_share(bucket, limit, place, has_begun)
     redis.call('HSET', KEYS.shares, place, bucket)
     redis.pcall('ZADD', KEYS['holders:'] .. bucket, whole(now_ms), place)
-    if not limit.every_us then return end
+    if not limit.every_us or has_begun then return end
     local next_us = arrival(bucket, limit, now_us) + limit.every_us
     redis.call('SET', KEYS['rate:'] .. bucket, whole(next_us), 'PX', whole(math.ceil((next_us - now_us) / 1000)))
   end
 
-  -- After a start: now the next in line waits for a share, or for the rate.
-  local function turn_on(bucket, limit)
+  -- After a start: now the next in line waits for a share, or for the rate; or it may start, as this one has not spent its turn.
+  local function turn_on(bucket, limit, has_begun)
     local free, from_us = room(bucket, limit, now_us)
-    if free > 0 or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
+    if free > 0 and not has_begun or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
+    if free > 0 then return turn(bucket, now_ms) end
     redis.call('ZREM', KEYS.turns, bucket)
     if from_us then turn(bucket, math.ceil(from_us / 1000)) end
   end
@@ -43,12 +46,13 @@ local function limiter(now_ms, now_us)
     local share = redis.call('HGET', KEYS.shares, place)
     if share == bucket then return nil end
     if share then give_up({place}, now_ms) end -- another job had this entry id
-    if full[bucket] then return bucket end
-    local free, from_us = room(bucket, limit, now_us)
-    local is_behind = not waited and redis.call('ZSCORE', KEYS.lines, bucket)
+    local has_begun = limit.every_us and goes_on(fields)
+    if full[bucket] and not has_begun then return bucket end
+    local free, from_us = room(bucket, has_begun and {most = limit.most} or limit, now_us)
+    local is_behind = not waited and not has_begun and redis.call('ZSCORE', KEYS.lines, bucket)
     if free > 0 and not is_behind then
-      take_share(bucket, limit, place)
-      turn_on(bucket, limit)
+      take_share(bucket, limit, place, has_begun)
+      turn_on(bucket, limit, has_begun)
       return nil
     end
     full[bucket] = true

@@ -28,22 +28,25 @@ class Limiter:
         line = _line_of(memory, job)
         if job.id in line.running:  # checked first: a recovered job has its share already
             return None
-        if line.counts_as in self._full:
+        goes_on = limit.every_us is not None and _goes_on(job)
+        if line.counts_as in self._full and not goes_on:
             return line
-        free, from_ms = _room(memory, line, limit)
-        if not free or (line.is_open and not waited):
+        free, from_ms = _room(memory, line, limit, by_rate=not goes_on)
+        if not free or (line.is_open and not waited and not goes_on):
             self._full.add(line.counts_as)
             if free or from_ms is not None:
                 _turn(memory, line, from_ms)
             return line
         line.running.add(job.id)
-        if limit.every_us is not None:
+        if limit.every_us is not None and not goes_on:
             line.next_us = _next_us(line, limit, memory.now_ms() * 1000) + limit.every_us
         free, from_ms = _room(memory, line, limit)
         if line.is_open and not free:
             memory.turns.pop(line.counts_as, None)  # `give_up` sets the next turn
             if from_ms is not None:
                 _turn(memory, line, from_ms)
+        elif line.is_open and goes_on:
+            _turn(memory, line)  # it has not spent the turn that it may have had
         return None
 
     def pass_on(self, job: Job) -> None:
@@ -66,7 +69,7 @@ def give_up(memory: Memory, job: Job, *, refund: bool = False) -> None:
         return
     line.running.remove(job.id)
     limit = memory.limits.get(line.name)
-    if refund and limit is not None and limit.every_us is not None:
+    if refund and limit is not None and limit.every_us is not None and not _goes_on(job):
         line.next_us -= limit.every_us
     if line.is_open:
         _turn(memory, line)
@@ -178,14 +181,19 @@ def _line_of(memory: Memory, job: Job) -> Line:
     return memory.lines[counts_as]
 
 
-def _room(memory: Memory, line: Line, limit: Limit | None) -> tuple[float, int | None]:
+def _goes_on(job: Job) -> bool:
+    """Whether a job that may start goes on after a wait: it spends nothing of a rate, and waits for none."""
+    return b"suspended_at" in job.fields
+
+
+def _room(memory: Memory, line: Line, limit: Limit | None, *, by_rate: bool = True) -> tuple[float, int | None]:
     """Return how many jobs of a line may start now; and if the rate allows none, when one may, in ms."""
     if line.name in memory.paused_names:
         return 0, None
     free = math.inf
     if limit is not None and limit.max_concurrency is not None:
         free = max(0, limit.max_concurrency - len(line.running))
-    if not free or limit is None or limit.every_us is None or limit.ahead_us is None:
+    if not (free and by_rate) or limit is None or limit.every_us is None or limit.ahead_us is None:
         return free, None
     now_us = memory.now_ms() * 1000  # read once: else the clock may move on between two comparisons
     from_us = _next_us(line, limit, now_us) - limit.ahead_us

@@ -330,8 +330,8 @@ class Execution(HandlerRun):
             # From now on the entry shows it to clients that wait for the result, and to the code that ends the
             # job.
             added["keep_result"] = str(self._keep_ms)
-        if job is not None and job.suspended_ms is not None:
-            added["suspended_at"] = ""
+        if job is not None and job.suspended_ms is not None and "started_at" in changes:
+            added["suspended_at"] = ""  # else no handler ran: it still goes on after its wait
         if self._has_steps:
             added["steps"] = "1"
         if trace:

@@ -76,14 +76,15 @@ declare
   blocked text[];
 begin
   with asked as materialized (
-    select s.at, j.seq, j.id, j.name, coalesce(j.limit_key, '') as key, j.rank, j.place, r.value
+    select s.at, j.seq, j.id, j.name, coalesce(j.limit_key, '') as key, j.rank, j.place, r.value,
+      coalesce(j.extra ? 'suspended_at' and strpos(r.value, 'rate=') > 0, false) as goes_on
     from unnest(seqs) with ordinality as s(seq, at)
     cross join lateral (select * from redisjobs.jobs each where each.seq = s.seq limit 1) j
     left join redisjobs.rules r on r.queue = q and r.kind = 'limit' and r.name = j.name and r.value <> ''
   ), by_bucket as materialized (
     select a.name, a.key, a.value, min(a.rank) as rank, array_agg(a.at order by a.at) as ats,
-      array_agg(a.seq order by a.at) as seqs, array_agg(a.id order by a.at) as ids,
-      array_position(array_agg(a.place = 'ready' order by a.at), true) - 1 as returned
+      array_agg(a.seq order by a.at) as seqs, array_agg(a.id order by a.at) as ids, array_agg(a.goes_on order by a.at) as go_on,
+      array_position(array_agg(a.place = 'ready' order by a.at) filter (where not a.goes_on), true) - 1 as returned
     from asked a where a.value is not null group by a.name, a.key, a.value
   ), limits as materialized (
     select n.name, l.* from (select distinct a.name, a.value from asked a where a.value is not null) n
@@ -91,6 +92,7 @@ begin
   ), known as materialized (
     select b.*, c.number, coalesce(c.running, 0) as running, coalesce(c.is_open, false) as is_open, c.turn_ms,
       coalesce(c.line_from, redisjobs_f._empty_line()) as line_from, l.most, l.every_us, l.ahead_us, room.steady_us, f.is_full,
+      greatest(0, coalesce(l.most - coalesce(c.running, 0), 1000000000000)) as shares,
       case when f.is_full then 0 when c.is_open then least(room.free, b.returned) else room.free end as free
     from by_bucket b join limits l on l.name = b.name
     left join lateral (
@@ -99,21 +101,29 @@ begin
     ) c on true
     cross join lateral redisjobs_f._room(coalesce(c.running, 0), coalesce(c.next_us, 0), l.most, l.every_us, l.ahead_us, now_ms) room
     cross join lateral (select b.name || ' ' || b.key = any(full_ones) as is_full) f
+  ), able as materialized (  -- a job that goes on after a wait needs a share, and nothing of the rate
+    select k.*, array(
+      select t.at from (
+        select s.*, count(*) filter (where not s.goes_on) over (order by s.at) as nth from unnest(k.ats, k.go_on) s(at, goes_on)
+      ) t where t.goes_on or t.nth <= k.free order by t.at limit k.shares) as may_start
+    from known k
   ), cut as materialized (  -- what comes after the last that starts is not looked at
     select coalesce((
       select may.at from (
-        select unnest(k.ats[:least(k.free, 500)]) as at from known k union all select a.at from asked a where a.value is null
+        select unnest(k.may_start) as at from able k union all select a.at from asked a where a.value is null
       ) may order by may.at offset most - 1 limit 1), 1000000) as at
+  ), each_one as materialized (
+    select k.name, k.key, s.seq, s.id, not s.goes_on as spends, s.at = any(k.may_start) as starts
+    from cut cross join able k cross join lateral unnest(k.ats, k.seqs, k.ids, k.go_on) s(at, seq, id, goes_on) where s.at <= cut.at
   ), judged as materialized (
-    select k.*, each.starts, each.looked, (select min(s.seq) from unnest(k.seqs[each.starts + 1:each.looked]) s(seq)) as first_in_line
-    from cut cross join known k
-    cross join lateral (select count(*) filter (where t.at <= cut.at and t.nth <= k.free)::integer as starts,
-      count(*) filter (where t.at <= cut.at)::integer as looked
-      from unnest(k.ats) with ordinality t(at, nth)) each
-    where each.looked > 0
+    select k.*, e.starts, e.spent, e.first_in_line from (
+      select e.name, e.key, count(*) filter (where e.starts)::integer as starts,
+        count(*) filter (where e.starts and e.spends)::integer as spent, min(e.seq) filter (where not e.starts) as first_in_line
+      from each_one e group by e.name, e.key
+    ) e join known k on k.name = e.name and k.key = e.key
   ), shared as (
-    insert into redisjobs.shares (queue, seq, name, key, id)
-    select q, s.seq, j.name, j.key, s.id from judged j cross join lateral unnest(j.seqs[:j.starts], j.ids[:j.starts]) s(seq, id)
+    insert into redisjobs.shares (queue, seq, name, key, id, spent)
+    select q, e.seq, e.name, e.key, e.id, e.spends from each_one e where e.starts
   ), outcome as materialized (
     select row(q, j.name, j.key, j.number, j.running + j.starts, n.next_us, j.is_open or j.first_in_line is not null,
       -- A line whose limit is used up has a turn when the rate allows it; or when a running job ends.
@@ -122,16 +132,17 @@ begin
       j.line_from[:j.rank] || least(j.line_from[j.rank + 1], j.first_in_line) || j.line_from[j.rank + 2:])::redisjobs.buckets as bucket,
       case when j.first_in_line is not null then j.name || ' ' || j.key end as blocked
     from judged j
-    cross join lateral (select case when j.every_us is null or j.starts = 0 then j.steady_us
-      else greatest(now_ms * 1000, j.steady_us) + j.starts * j.every_us end as next_us) n
+    cross join lateral (select case when j.every_us is null or j.spent = 0 then j.steady_us
+      else greatest(now_ms * 1000, j.steady_us) + j.spent * j.every_us end as next_us) n
     cross join lateral redisjobs_f._room(j.running + j.starts, n.next_us, j.most, j.every_us, j.ahead_us, now_ms) after
     cross join lateral (select case when j.starts > 0 and j.is_open and after.free = 0 then after.from_ms
+      when j.starts > j.spent and j.is_open then least(j.turn_ms, now_ms)  -- some have not spent the turn that they may have had
       else j.turn_ms end as turn_ms) t
   )
   select (select array_agg(o.bucket) from outcome o), (select array_agg(o.blocked) from outcome o where o.blocked is not null),
-    array(select s.seq from judged j cross join lateral unnest(j.seqs[:j.starts]) s(seq)
+    array(select e.seq from each_one e where e.starts
       union all select a.seq from asked a cross join cut where a.value is null and a.at <= cut.at),
-    array(select s.seq from judged j cross join lateral unnest(j.seqs[j.starts + 1:j.looked]) s(seq))
+    array(select e.seq from each_one e where not e.starts)
   into changed, blocked, starting, lined;
   if lined <> '{}' then
     update redisjobs.jobs j set place = 'line' from unnest(lined) s(seq) where j.seq = s.seq and j.place <> 'line';
@@ -149,12 +160,12 @@ begin
     return;
   end if;
   with gone as (
-    delete from redisjobs.shares s where s.queue = q and s.seq = any(seqs) returning s.name, s.key
+    delete from redisjobs.shares s where s.queue = q and s.seq = any(seqs) returning s.name, s.key, s.spent
   ), freed as materialized (
-    select g.name, g.key, count(*) as number from gone g group by g.name, g.key
+    select g.name, g.key, count(*) as number, count(*) filter (where g.spent) as spent from gone g group by g.name, g.key
   )
   select array_agg(row(q, b.name, b.key, b.number, b.running - f.number,
-    b.next_us - case when refund then coalesce(f.number * l.every_us, 0) else 0 end, b.is_open,
+    b.next_us - case when refund then coalesce(f.spent * l.every_us, 0) else 0 end, b.is_open,
     case when b.is_open then least(b.turn_ms, now_ms) else b.turn_ms end, b.line_from)::redisjobs.buckets) into changed
   from freed f cross join lateral (
     select * from redisjobs.buckets each where each.queue = q and each.name = f.name and each.key = f.key

@@ -125,6 +125,7 @@ create index buckets_over on redisjobs.buckets (queue, next_us) where not is_ope
 create table redisjobs.shares (
   queue text collate "C" not null, seq bigint not null, name text collate "C" not null, key text collate "C" not null,
   id text collate "C" not null,
+  spent boolean not null default true,      -- its start counts for a rate: it has not gone on after a wait
   primary key (queue, seq)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 create index shares_bucket on redisjobs.shares (queue, name, key, seq);

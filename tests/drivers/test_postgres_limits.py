@@ -268,19 +268,19 @@ async def test_an_exchange_reads_no_more_however_much_ended_while_a_snapshot_is_
     assert sum(blocks[-10:]) < 1.3 * sum(blocks[5:15])
 
 
-def _running(store: PostgresStore) -> list[tuple[int, int]]:
-    found = store.rows("select seq, deliveries from redisjobs.jobs where queue = %s and place = 'running'")
-    return [(seq, deliveries) for seq, deliveries in found]
+def _running(store: PostgresStore) -> list[tuple[int, str, int]]:
+    found = store.rows("select seq, id, deliveries from redisjobs.jobs where queue = %s and place = 'running'")
+    return [(seq, id, deliveries) for seq, id, deliveries in found]
 
 
 def _exchange(store: PostgresStore, now_ms: int) -> int:
     """End the jobs that run, and claim others, as a worker does; return how many blocks that read."""
-    seqs, counted = zip(*_running(store), strict=True)
+    seqs, ids, counted = zip(*_running(store), strict=True)
     call = functions.installed_as(
         "explain (analyze, buffers, format json) select * from redisjobs_f.exchange("
-        "%s, %s, 'w1', null, null, %s, %s, null, 50::integer, 1000000, 3, false, %s, %s, %s, null)"
+        "%s, %s, 'w1', null, null, %s, %s, %s, null, 50::integer, 1000000, 3, false, %s, %s, %s, null, null, null)"
     )
     floors = [0, max(seqs), 0]
-    values = (store.queue_name, now_ms, list(seqs), list(counted), floors, floors, now_ms - 2000)
+    values = (store.queue_name, now_ms, list(seqs), list(ids), list(counted), floors, floors, now_ms - 2000)
     ((explained,),) = store.admin.execute(call.encode(), values).fetchall()
     return int(explained[0]["Plan"]["Shared Hit Blocks"])

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, closing
-from functools import partial
 from typing import Any
 
 import anyio
@@ -71,12 +70,7 @@ async def release(store: PostgresStore, one: Consumer, two: Consumer, lease: Lea
     await one.release(refund=True, watch=False)
 
 
-async def reclaim(store: PostgresStore, one: Consumer, two: Consumer, lease: Lease) -> None:
-    store.rows("update redisjobs.beats set until_ms = 0 where queue = %s and id = 'w1' returning id")
-    await two.reclaim((await two.reclaim()).silent)
-
-
-@pytest.mark.parametrize("act", [settle, hold, hold_several, release, reclaim], ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", [settle, hold, hold_several, release], ids=lambda act: act.__name__)
 async def test_a_call_that_meets_a_locked_job_gives_up_soon_and_is_tried_again(
     store: PostgresStore, one: Consumer, two: Consumer, other: Other, act: Act
 ) -> None:
@@ -169,11 +163,10 @@ async def test_a_job_ends_though_the_transaction_that_came_too_late_to_replace_i
     claiming = working.exchange(working.Floors(), "w1", None, [], 1, 3, idle=False, now=0)
     (lease,) = other.run(claiming).leases
     with closing(Other(store)) as user:
-        late = partial(user.run, pushes.push([newer("b")], repeated=False, sent_ms=store.clock()))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, late)
-            await eventually(other.is_waited_for)
-            other.transaction.commit()
+        late = user.push_later(newer("b"))
+        await eventually(other.is_waited_for)
+        other.transaction.commit()
+        await anyio.to_thread.run_sync(late.result)
 
         assert await settle_one(one, lease, Ack()) is Reply.OK
     await tidy(store.driver)  # the key, which the transaction had locked

@@ -11,7 +11,7 @@ from databases import Postgres
 from redisjobs import DriverError, Forbidden, QueueFull, ServerTooOld, Unavailable
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres.checks import check
-from redisjobs.drivers.postgres.errors import Refused, as_ours
+from redisjobs.drivers.postgres.errors import Locked, Refused, as_ours
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import NewJob
@@ -26,8 +26,9 @@ def jobs(*ids: str) -> list[NewJob]:
 @pytest.mark.parametrize(
     ("state", "error"),
     [
-        *((state, Unavailable) for state in ("57P01", "57014", "55P03", "53300", "08006", "25006")),
+        *((state, Unavailable) for state in ("57P01", "57014", "53300", "08006", "25006")),
         *((state, QueueFull) for state in ("53100", "53200")),
+        ("55P03", Locked),
         ("42501", Forbidden),
         *((state, DriverError) for state in ("42883", "42P01", "3F000", "P0001", "XX000")),
     ],

@@ -220,6 +220,7 @@ BUILT = {
     "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
     "saving_steps": ["GetSteps", "SaveStep", "from_step"],
     "suspending": ["Suspend", "Signal"],
+    "going_on": [],
     "awaiting_children": ["AddChildren", "the children of a Suspend", "FindChildren", "CancelChildren"],
     "taking": ["Take", "FindTaken", "ForgetTaken", "FindRetention"],
     "importing": ["Import"],

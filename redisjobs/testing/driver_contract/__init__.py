@@ -45,6 +45,7 @@ from redisjobs.testing.driver_contract.wishing import *  # noqa: E402
 from redisjobs.testing.driver_contract.relaying import *  # noqa: E402
 from redisjobs.testing.driver_contract.saving_steps import *  # noqa: E402
 from redisjobs.testing.driver_contract.suspending import *  # noqa: E402
+from redisjobs.testing.driver_contract.going_on import *  # noqa: E402
 from redisjobs.testing.driver_contract.awaiting_children import *  # noqa: E402
 from redisjobs.testing.driver_contract.taking import *  # noqa: E402
 from redisjobs.testing.driver_contract.importing import *  # noqa: E402

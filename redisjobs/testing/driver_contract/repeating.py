@@ -9,7 +9,7 @@ import pytest
 from redisjobs.model.changes import Cancel, Requeue
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
-from redisjobs.model.queries import Count, Find, GroupDead, Scan
+from redisjobs.model.queries import Count, Find, Scan
 from redisjobs.model.transitions import Ack, After, Due, Pushed, Reply, Settlement
 from redisjobs.testing.driver_contract import acts
 from redisjobs.testing.driver_contract.acts import (
@@ -307,7 +307,6 @@ async def test_an_id_may_have_any_characters(store: DriverStore, one: Consumer, 
 
     assert (await found(store, odd)).fields[b"id"] == odd.encode()
     assert [row.job_id for row in (await store.driver.read(Scan(State.DEAD))).rows] == [odd]
-    assert [each.job_id for each in (await store.driver.read(GroupDead())).groups] == [odd]
     assert await store.driver.change(Requeue(odd)) is Reply.OK
     lease = await claim_one(one)
     assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING

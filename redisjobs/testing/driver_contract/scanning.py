@@ -228,6 +228,12 @@ async def test_dead_letters_are_counted_by_kind_those_with_the_newest_first(
     ]
 
 
+@needs(GroupDead)
+async def test_a_group_names_a_letter_whose_id_has_any_characters(store: DriverStore, driver: Driver) -> None:
+    await end(store, [(job("a\0\udcff é"), FAILED)])
+    assert [group.job_id for group in await groups(driver)] == ["a\0\udcff é"]
+
+
 @needs(GroupDead, RequeueAll, DeleteAll)
 async def test_a_group_counts_only_letters_that_are_still_there(store: DriverStore, driver: Driver) -> None:
     await end(store, [(job(name), FAILED) for name in "abcdef"])

@@ -120,7 +120,8 @@ async def test_jobs_are_counted_up_to_a_number(owned: Owned, monkeypatch: pytest
     text = functions._text().replace("most constant bigint := 5000000;", "most constant bigint := 4;")
     assert text != functions._text()
     monkeypatch.setattr(functions, "_text", lambda: text)
-    functions.statement.cache_clear()
+    for cached in (functions.statement, functions.committing):
+        cached.cache_clear()
     list(schema.migrate(owned.url))
     try:
         driver = connect(owned.url, "emails")
@@ -134,7 +135,8 @@ async def test_jobs_are_counted_up_to_a_number(owned: Owned, monkeypatch: pytest
             assert (found.ready[Priority.NORMAL], found.running, found.delayed, found.dead) == (4, 4, 4, 4)
     finally:
         monkeypatch.undo()
-        functions.statement.cache_clear()
+        for cached in (functions.statement, functions.committing):
+            cached.cache_clear()
 
 
 async def test_the_longest_names_and_keys_fit(postgres_store: PostgresStore, longest: Any) -> None:

@@ -10,7 +10,7 @@ from postgres_store import Other, PostgresStore
 from store import eventually
 from test_postgres_locks import other, store, worker
 
-from redisjobs.model.changes import Cancel, ChangeMany, Requeue, RequeueAll
+from redisjobs.model.changes import Cancel, ChangeMany, Requeue
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Find
@@ -130,12 +130,7 @@ async def requeue_both(store: PostgresStore, one: Consumer, leases: Sequence[Lea
     await store.driver.change(ChangeMany([Requeue(lease.job_id) for lease in leases]))
 
 
-async def requeue_all(store: PostgresStore, one: Consumer, leases: Sequence[Lease]) -> None:
-    begins = await store.driver.change(RequeueAll())
-    await store.driver.change(RequeueAll(after=begins.after))
-
-
-@pytest.mark.parametrize("act", [settle_both, cancel_both, requeue_both, requeue_all])
+@pytest.mark.parametrize("act", [settle_both, cancel_both, requeue_both])  # a requeue of all waits for no group
 async def test_a_call_that_waits_for_a_group_has_locked_no_later_one(
     store: PostgresStore, one: Consumer, other: Other, act: Act
 ) -> None:
@@ -145,7 +140,7 @@ async def test_a_call_that_waits_for_a_group_has_locked_no_later_one(
         await settle(one, lease, with_children(2, *children, token=token))
     leases = (await claim(one))[::2]
     assert [lease.job_id for lease in leases] == [f"{OTHER_TOKEN}-0", f"{TOKEN}-0"]
-    if act in (requeue_both, requeue_all):
+    if act is requeue_both:
         for lease in leases:
             await settle(one, lease, FAILED)
     assert other.ask("select from redisjobs.groups where queue = %s and token = %s for update", TOKEN)

@@ -22,6 +22,7 @@ from redisjobs.model.job import Duration
 from redisjobs.model.queries import Count
 from redisjobs.scheduler.scheduler import Scheduler
 from redisjobs.worker.settings.health import Health
+from redisjobs.worker.settings.shutdown import signals_to_stop
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.service")
@@ -159,10 +160,9 @@ class Service:
             self._scheduler = Scheduler(self._queue)
 
     async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                logger.info("%s: stopping", number.name)
-                self.stop()
+        async for number in signals_to_stop():
+            logger.info("%s: stopping", number.name)
+            self.stop()
 
     # Inside a program
 

@@ -1,7 +1,6 @@
 """The `move` command, which moves a queue from one store to another."""
 
 import asyncio
-import signal
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from redisjobs.model.moving import Taken
 from redisjobs.model.transitions import Pushed, Reply
 from redisjobs.move.mover import Moved, Mover, SameQueue
 from redisjobs.queue import JobQueue
-from redisjobs.worker.settings.shutdown import Interrupts
+from redisjobs.worker.settings.shutdown import signals_to_stop
 
 _MOST_EXAMPLES = 10
 _AGAIN = "the same command goes on"
@@ -91,14 +90,10 @@ async def _until_stopped(mover: Mover) -> Moved:
 
 
 async def _stop_by_signals(mover: Mover, scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        interrupts = Interrupts()
-        async for number in signals:
-            if not interrupts.is_new(number):
-                continue
-            if mover.is_stopping:
-                scope.cancel()
-            mover.stop()
+    async for _ in signals_to_stop():
+        if mover.is_stopping:
+            scope.cancel()
+        mover.stop()
 
 
 def _said(moved: Moved) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """The `relay` command, which pushes what transactions of a database have written to its outbox."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from redisjobs.drivers.postgres.connecting import library, shown
 from redisjobs.errors import DriverError
 from redisjobs.events import JobsPushed, OutboxMeasured
 from redisjobs.relay.relay import Relay
-from redisjobs.worker.settings.shutdown import Interrupts
+from redisjobs.worker.settings.shutdown import signals_to_stop
 
 logger = Log("redisjobs.relay")
 
@@ -92,13 +91,10 @@ async def _run(relays: Sequence[Relay], queues: Sequence[Registry], database: st
 
 async def _stop_by_signals(relays: Sequence[Relay], scope: anyio.CancelScope) -> None:
     """Let the relays end after their batches; at a second signal, at once."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        interrupts, at_once = Interrupts(), False
-        async for number in signals:
-            if not interrupts.is_new(number):
-                continue
-            for each in relays:
-                each.stop()
-            if at_once:
-                scope.cancel()
-            at_once = True
+    at_once = False
+    async for _ in signals_to_stop():
+        for each in relays:
+            each.stop()
+        if at_once:
+            scope.cancel()
+        at_once = True

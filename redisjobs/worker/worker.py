@@ -5,7 +5,6 @@ import math
 import os
 import re
 import secrets
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +22,7 @@ from redisjobs.model.job import Duration
 from redisjobs.worker.run import WorkerRun, cut_off
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Queues, Settings
-from redisjobs.worker.settings.shutdown import Interrupts, stopping, waiting
+from redisjobs.worker.settings.shutdown import signals_to_stop, stopping, waiting
 from redisjobs.worker.source.policy import Allocator
 
 logger = Log("redisjobs.worker")
@@ -311,11 +310,8 @@ class Worker:
         return f"<Worker of {'queues' if several else 'queue'} {self._queues}>"
 
     async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            interrupts, at_once = Interrupts(), False
-            async for number in signals:
-                if not interrupts.is_new(number):
-                    continue
-                logger.info("%s", stopping(number, self.busy, self.grace, at_once=at_once))
-                (self.stop_now if at_once else self.stop)()
-                at_once = True
+        at_once = False
+        async for number in signals_to_stop():
+            logger.info("%s", stopping(number, self.busy, self.grace, at_once=at_once))
+            (self.stop_now if at_once else self.stop)()
+            at_once = True

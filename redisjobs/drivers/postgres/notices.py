@@ -104,6 +104,13 @@ class _Following:
     began: float
     early: float
 
+    @property
+    def is_over(self) -> bool:
+        try:
+            return not self.is_open()
+        except Exception:  # a connection that is closed or in use elsewhere: its library may raise anything
+            return True
+
 
 class Followed:
     """Transactions of callers, with notices to send once they have ended. Any thread may add and look.
@@ -134,7 +141,7 @@ class Followed:
         """Return the channels and notices of those that have ended, and of those that may have."""
         now, found = time.monotonic(), list[tuple[str, list[Notice]]]()
         for key, each in list(self._all.items()):
-            is_over = not each.is_open()
+            is_over = each.is_over
             if is_over and self._all.get(key) is each:
                 self._all.pop(key, None)
             if is_over or now >= each.early:

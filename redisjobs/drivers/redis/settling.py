@@ -39,8 +39,8 @@ class Settling:
     """The settlements of one exchange. Those that push jobs or write for a running job go first, in other calls.
 
     So a server that is out of memory refuses only these: the others drain it. Each such call writes a limited
-    number of jobs and bytes. All that is about one job goes the same way: a
-    server that has forgotten one of two scripts would else end the job before it has what the job wrote before.
+    number of jobs and bytes. All settlements of one job are in calls of one script, so that they arrive in order:
+    a server that has lost one of two scripts would end the job, and refuse what the job wrote before its end.
     """
 
     def __init__(self, commands: WorkerCommands, worker: str, turn: Turn | None, settlements: Settlements) -> None:

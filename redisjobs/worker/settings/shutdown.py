@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -34,6 +34,15 @@ class Interrupts:
             return False
         self._at[number] = now
         return True
+
+
+async def signals_to_stop() -> AsyncIterator[signal.Signals]:
+    """Yield each SIGTERM and SIGINT that counts. It handles these signals until it is closed."""
+    interrupts = Interrupts()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if interrupts.is_new(number):
+                yield number
 
 
 def how_ended(code: int) -> str:

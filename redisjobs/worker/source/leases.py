@@ -193,6 +193,12 @@ class Leases:
             self.kept_at = time.monotonic()
         self.kept_notes.append(note)
 
+    def settle_alone(self, run: Execution) -> None:
+        """Settle a kept job again at once, as what it had to write before is dropped."""
+        if run in self.kept and not any(note.run is run for note in self.kept_notes):
+            self.kept.remove(run)
+            self.unsettled.append(run)
+
     def keep_busy(self, what: Execution | Note) -> None:
         """Keep what can't be settled or written until another transaction has ended."""
         self.busy_until = min(self.busy_until, time.monotonic() + _BUSY)

@@ -288,6 +288,7 @@ class Settler:
             # Its settlement drains the server, so it must not wait for room.
             self._member.log.warning(_DROPPED, note.run.description)
             note.answered(Reply.OK, added)
+            self._leases.settle_alone(note.run)
         elif reply is Reply.FULL:
             self._leases.keep_note(note)
             self.report.log_full()

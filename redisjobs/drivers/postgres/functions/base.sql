@@ -65,7 +65,7 @@ begin
   perform set_config('lock_timeout', most, true);
 end $$;
 
--- Refuse a transaction that would not see what others committed while it waited for a lock. The client repeats it as one that does.
+-- Refuse a transaction that would not see what others committed while it waited for a lock. Procedures never begin one; see z-calls.sql.
 create function redisjobs_f._need_read_committed() returns void language plpgsql as $$
 begin
   if current_setting('transaction_isolation') <> 'read committed' then

@@ -334,12 +334,12 @@ begin
 end $$;
 
 -- Settle jobs of a worker, and claim up to `wanted` others (null: none, and promote none).
--- `seqs`, `named` (ids) and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one. A number
--- that was sent before in a lane gets the same answer. Each row is a job but the last one, which has meta alone.
+-- `seqs`, `named` (ids) and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one.
+-- A number that was sent before in a lane gets the same answer. `floors` were learned on the server `of_server`; `until` is the
+-- transaction that a mark waits for, see `_mark`. Each row is a job but the last one, which has meta alone.
 create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint, seqs bigint[],
   named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
-  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint,
-  until bigint)
+  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint, until bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$

@@ -186,7 +186,7 @@ def _at(due: At) -> str:
 
 def _retried(job: SettledJob, due: Due, error: BaseException | None) -> tuple[int, str]:
     at = f"in {in_words(due.ms / 1000)}" if isinstance(due, After) else f"at {_at(due)}"
-    if error is not None and isinstance(deciding(error), Snooze):
+    if error is not None and issubclass(type(deciding(error)), Snooze):
         return logging.INFO, f"snoozed, runs again {at}"
     if error is None:
         return logging.INFO, f"runs again {at}"

@@ -325,8 +325,11 @@ async def test_a_worker_that_promotes_a_due_job_wakes_those_that_wait(
     await driver.push([NewJob("a", ["name", "Work", "parameters", "{}"], due=After(1000))], repeated=False)
     postgres_store.clock.advance(1.5)
     assert (await worker.exchange([], 0)).leases == []
-    heard = await anyio.to_thread.run_sync(lambda: list(postgres_store.admin.notifies(timeout=10, stop_after=2)))
-    assert [notice.payload.split("\t")[1] for notice in heard] == ["due", "ready"]
+    kinds = (each.payload.split("\t")[1] for each in postgres_store.admin.notifies(timeout=10))
+    heard = await anyio.to_thread.run_sync(
+        lambda: [next(each for each in kinds if each != "joined") for _ in "12"]
+    )
+    assert heard == ["due", "ready"]
 
 
 @pytest.mark.parametrize(("due", "told"), [(None, "\tready\t"), (After(60_000), "\tdue\t")], ids=str)

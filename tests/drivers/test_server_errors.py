@@ -259,9 +259,9 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
         meddler.error = error
         deployment.may_end.set()
         await eventually(lambda: deployment.ends == ["gated"])
-        before = meddler.asked.total()
+        before, since = meddler.asked.total(), anyio.current_time()
         await anyio.sleep(0.5)
-        asked = meddler.asked.total() - before
+        asked, took = meddler.asked.total() - before, anyio.current_time() - since
         still_there = redis_store.located().keys() == {"gated"}
 
         meddler.error = ""
@@ -271,7 +271,8 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
         await eventually(lambda: redis_store.located() == {})
 
     assert still_there
-    assert asked <= 40, meddler.asked  # in half a second, by all its connections, their handshakes too
+    # 40 in half a second, by all its connections, their handshakes too. On a busy machine the sleep takes longer.
+    assert asked <= 80 * took, meddler.asked
     assert deployment.error is None
     assert deployment.starts == deployment.ends == ["gated", "after"]
     assert totals(redis_store) == {"pushed": 2, "completed": 2}

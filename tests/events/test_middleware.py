@@ -530,6 +530,10 @@ async def test_a_job_that_found_no_thread_runs_once_there_is_one(queue: JobQueue
     def stuck(_: Odd) -> None:
         release.wait()
 
+    @queue.job
+    async def other() -> None:
+        """Needs no thread, so the worker goes on to claim."""
+
     queue.register(Work)(lambda work: ran.append(work.number))
     queue.events.subscribe(JobsDead, ended.append)
     queue.events.subscribe(JobsCompleted, ended.append)

@@ -204,7 +204,7 @@ class TestStore:
         assert abs(store.time().timestamp() - time.time()) < 5
 
     def test_two_releases_have_functions_of_their_own_beside_each_other(self, system: System) -> None:
-        count = "select count(*) from pg_proc where proname ~ '^exchange_'"
+        count = "select count(*) from pg_proc where proname ~ '^exchange_' and prokind = 'f'"
         ((before,),) = first(system).run(count)
 
         release = system.fleet.release

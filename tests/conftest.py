@@ -1,5 +1,6 @@
 """Real servers, a queue of its own for each test, and the check that each test leaves nothing without a reason."""
 
+import faulthandler
 import functools
 import gc
 import importlib.metadata
@@ -8,7 +9,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import redis
+from _pytest.faulthandler import fault_handler_stderr_fd_key as stderr  # the one that pytest does not capture
 from databases import POSTGRES, POSTGRES_ENGINES, Postgres
 from databases import database as database
 from databases import owned as owned
@@ -458,6 +460,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(240))  # processes start slowly on a busy machine
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process of a test that goes on after its timeout, with the stack of each thread.
+
+    The timeout raises an error in the test; what cleans up after that may hang too. xdist then says which test it
+    was, and goes on with the others.
+    """
+    marker = item.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + 60, exit=True, file=item.config.stash[stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_collection_finish() -> None:

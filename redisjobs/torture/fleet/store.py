@@ -73,9 +73,10 @@ class Store(ABC):
     def drained(self) -> bool:
         """Whether no job is left to run, and none to be woken; False also if that is unknown."""
         try:
-            if self.has_work:
+            counts = self.counts()  # of one instant: a job that is woken between two would be in neither
+            if _has_work(counts):
                 return False
-            return self.counts().suspended == sum(job.name == UNSIGNALLED for job in self.suspended())
+            return counts.suspended == sum(job.name == UNSIGNALLED for job in self.suspended())
         except DriverError:
             return False
 
@@ -86,8 +87,7 @@ class Store(ABC):
         Raises:
             DriverError: The server does not answer.
         """
-        counts = self.counts()
-        return bool(sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
+        return _has_work(self.counts())
 
     def suspended(self) -> list[JobInfo]:
         """Return the suspended jobs."""
@@ -165,3 +165,7 @@ def through(url: str, port: int) -> str:
     scheme, is_topology, _ = parts.scheme.partition("+")
     path = f"/{parts.path.rpartition('/')[2] or 0}" if is_topology else parts.path
     return parts._replace(scheme=scheme, netloc=f"{user}{at}127.0.0.1:{port}", path=path).geturl()
+
+
+def _has_work(counts: Counts) -> bool:
+    return bool(sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)

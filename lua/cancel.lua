@@ -10,14 +10,13 @@
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
---- @include now expect slot ends cancel_one recent_ends remember
+--- @include now expect slot ends cancel_one answered remember
 local job, nonce, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
-local marks = {'CANCELLED ' .. nonce, 'CANCELLING ' .. nonce}
 
 expect('set', slot(now_ms))
 expect('hash', KEYS.held)
-local _, known = recent_ends(now_ms, now_ms, now_ms, unpack(marks))
-if known then return known[1] and 'CANCELLED' or 'CANCELLING' end
+local known = answered(nonce, now_ms, {'CANCELLED', 'CANCELLING'})
+if known then return known end
 local word = cancel_one({ends = ends()}, job, now_ms)
 if word == 'CANCELLED' or word == 'CANCELLING' then remember({word .. ' ' .. nonce}, now_ms) end
 return word

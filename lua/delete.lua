@@ -1,19 +1,23 @@
 #!lua flags=allow-oom
--- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered.
+-- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered. A call that is repeated, as its reply was
+-- lost, gets the same answer, and deletes no other job.
 --
 -- ARGV[1]  job           job id
--- ARGV[2]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  nonce         tells this call from others
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
 -- Returns  OK         it is deleted
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 
---- @include now locate entry_at expect slot finish push_of field group_out forget_steps
+--- @include now locate entry_at expect slot finish push_of field group_out forget_steps answered remember
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
-local job, now_ms = ARGV[1], now(ARGV[2])
+local job, nonce, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
 
+expect('set', slot(now_ms))
+local known = answered(nonce, now_ms, {'OK'})
+if known then return known end
 local place, letter = locate(job)
 local fields = aside[place] and entry_at(aside[place], letter)
 if not fields then return 'NOT_FOUND' end
-expect('set', slot(now_ms))
 
 -- No dead letter or kept job holds a unique key.
 finish('deleted', {[aside[place]] = {letter}}, {job}, {}, {push_of(job, field(fields, 'nonce'))}, now_ms)
@@ -21,4 +25,5 @@ if place == 'dead' then
   group_out({{letter, fields}})
   forget_steps({job}, now_ms)
 end
+remember({'OK ' .. nonce}, now_ms)
 return 'OK'

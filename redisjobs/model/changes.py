@@ -52,20 +52,26 @@ class Change(Generic[Answer]):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel(Change[Reply]):
-    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeOnce(Change[Reply]):
+    """A change of a job that is made once.
 
-    If it is repeated within a minute, because its answer was lost, it gets the same answer, and cancels no other
-    job.
+    If it is repeated within a minute, because its answer was lost, it gets that answer again, and changes nothing,
+    though another job may have the id by then.
     """
 
-    job_id: str
-    nonce: str = field(default_factory=partial(token_hex, 7), compare=False)  # tells this cancel from others
+    nonce: str = field(default_factory=partial(token_hex, 7), compare=False)  # tells this change from others
 
 
 @dataclass(frozen=True, slots=True)
-class Requeue(Change[Reply]):
+class Cancel(ChangeOnce):
+    """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue(ChangeOnce):
     """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key.
 
     INDEPENDENT: like OK; but the parent of this child has gone on without it, so it is a job by itself now, which
@@ -86,7 +92,7 @@ class Requeue(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
-class Delete(Change[Reply]):
+class Delete(ChangeOnce):
     """Delete a dead letter, or an ended job that was kept: OK or NOT_FOUND."""
 
     job_id: str

@@ -260,7 +260,7 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
         deployment.may_end.set()
         await eventually(lambda: deployment.ends == ["gated"])
         before, since = meddler.asked.total(), anyio.current_time()
-        await anyio.sleep(0.5)
+        await anyio.sleep(1.5)
         asked, took = meddler.asked.total() - before, anyio.current_time() - since
         still_there = redis_store.located().keys() == {"gated"}
 
@@ -271,7 +271,7 @@ async def test_a_worker_waits_without_spinning_until_the_server_answers_again(
         await eventually(lambda: redis_store.located() == {})
 
     assert still_there
-    # 40 in half a second, by all its connections, their handshakes too. On a busy machine the sleep takes longer.
+    # 80 a second, by all its connections, their handshakes too. On a busy machine the sleep takes longer.
     assert asked <= 80 * took, meddler.asked
     assert deployment.error is None
     assert deployment.starts == deployment.ends == ["gated", "after"]

@@ -383,7 +383,7 @@ class TestFaults:
 
         anyio.run(eventually, lambda: not fault.side.thread.is_alive())
         assert fault.side.found == []
-        assert fault.store.queue.push(Work(1), unique=fault.left[0]).added
+        assert fault.store.queue.push(Work(1), unique=fault.left[1]).added  # the first push may have come late
 
 
 # How clients reach a server

@@ -22,6 +22,7 @@ _NEVER = 2**53  # ms: when a job is due that waits for no time
 _MOST_CHILDREN = 100  # that one call cancels
 _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
 _REQUEUED = (Reply.OK, Reply.INDEPENDENT)
+_CHANGED = (*_REQUEUED, Reply.CANCELLED, Reply.CANCELLING)
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
@@ -215,12 +216,16 @@ def _find_pauses(memory: Memory, query: queries.FindPauses) -> queries.Pauses:
 
 @answers(changes.Cancel)
 def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
+    return _once(memory, change, lambda: _cancel_one(memory, change.job_id))
+
+
+def _once(memory: Memory, change: changes.ChangeOnce, make: Callable[[], Reply]) -> Reply:
     now_ms = memory.now_ms()
-    word = memory.cancels.current(change.nonce, now_ms)
+    word = memory.changed.current(change.nonce, now_ms)
     if word is None:
-        word = _cancel_one(memory, change.job_id)
-        if word in (Reply.CANCELLED, Reply.CANCELLING):
-            memory.cancels.put(change.nonce, word, now_ms + REMEMBERED, now_ms)
+        word = make()
+        if word in _CHANGED:
+            memory.changed.put(change.nonce, word, now_ms + REMEMBERED, now_ms)
     return word
 
 
@@ -260,6 +265,10 @@ def _cancel_one(memory: Memory, job_id: str) -> Reply:
 
 @answers(changes.Requeue)
 def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
+    return _once(memory, change, lambda: _requeue_one(memory, change))
+
+
+def _requeue_one(memory: Memory, change: changes.Requeue) -> Reply:
     job = memory.jobs.get(change.job_id)
     if job is None or not (job.state is State.DEAD or (change.ended and job.has_ended)):
         return Reply.NOT_FOUND
@@ -307,7 +316,11 @@ def _story_of(memory: Memory, job: Job, is_edited: bool, is_independent: bool) -
 
 @answers(changes.Delete)
 def _delete(memory: Memory, change: changes.Delete) -> Reply:
-    job = memory.jobs.get(change.job_id)
+    return _once(memory, change, lambda: _delete_one(memory, change.job_id))
+
+
+def _delete_one(memory: Memory, job_id: str) -> Reply:
+    job = memory.jobs.get(job_id)
     if job is None or job.state not in memory.aside:
         return Reply.NOT_FOUND
     memory.remove(job)
@@ -324,7 +337,7 @@ def _requeue_all(memory: Memory, change: changes.RequeueAll) -> changes.BulkResu
 
     def take(job_id: str) -> Reply:
         nonlocal wait_ms
-        reply = _requeue(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
+        reply = _requeue_one(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
         wait_ms += change.pause_ms if reply in _REQUEUED else 0
         return reply
 
@@ -333,7 +346,7 @@ def _requeue_all(memory: Memory, change: changes.RequeueAll) -> changes.BulkResu
 
 @answers(changes.DeleteAll)
 def _delete_all(memory: Memory, change: changes.DeleteAll) -> changes.BulkResult:
-    return _take(memory, change.filter, change.after, lambda job_id: _delete(memory, changes.Delete(job_id)))
+    return _take(memory, change.filter, change.after, lambda job_id: _delete_one(memory, job_id))
 
 
 def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[str], Reply]) -> changes.BulkResult:

@@ -267,7 +267,7 @@ class Memory:
 
         self.uniques = Expiring[str, str]()  # the job that holds a unique key
         self.ended = Expiring[Push, bool]()
-        self.cancels = Expiring[str, Reply]()  # answers, by nonce
+        self.changed = Expiring[str, Reply]()  # answers to changes that are made once, by nonce
         self.refused = Expiring[Push, bool]()  # pushes that were refused when they were repeated
         self.answers = Expiring[Push, Pushed]()  # answers to pushes that met a unique key
         self.relayed: dict[str, dict[str, int]] = {}  # by outbox: its rows, and when each was answered, in ms

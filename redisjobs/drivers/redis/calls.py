@@ -60,11 +60,11 @@ def _filter_words(wanted: queries.Filter) -> list[Word]:
     return [*texts, number_word(wanted.older_ms)]
 
 
-def _cancel_words(change: changes.Cancel, now: str) -> Wire:
+def _once_words(change: changes.Cancel | changes.Delete, now: str) -> Wire:
     return [raw_id(change.job_id), change.nonce, now]
 
 
-def _id_and_now(change: changes.Hold | changes.Delete, now: str) -> Wire:
+def _hold_words(change: changes.Hold, now: str) -> Wire:
     return [raw_id(change.job_id), now]
 
 
@@ -76,7 +76,7 @@ def _requeue_words(change: changes.Requeue, now: str) -> Wire:
     changed = [change.parameters or "", raw_id(change.limit_key)]
     unique = b"" if change.unique is None else b"=" + raw_id(change.unique)
     from_step = b"" if change.from_step is None else b"=" + raw_id(change.from_step)
-    rest: list[Word] = ["1" if change.ended else "", change.key, unique, from_step, now]
+    rest: list[Word] = ["1" if change.ended else "", change.key, unique, from_step, change.nonce, now]
     return [raw_id(change.job_id), due_word(change.due), *changed, *rest]
 
 
@@ -345,10 +345,10 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda asked, now: [now, raw_id(asked.name), number_word(asked.after), REPLY_BYTES],
         _schedules,
     ),
-    changes.Cancel: _Call("cancel", _cancel_words),
-    changes.Hold: _Call("hold", _id_and_now),
+    changes.Cancel: _Call("cancel", _once_words),
+    changes.Hold: _Call("hold", _hold_words),
     changes.Unhold: _Call("unhold", lambda change, now: [raw_id(change.job_id)]),
-    changes.Delete: _Call("delete", _id_and_now),
+    changes.Delete: _Call("delete", _once_words),
     changes.Requeue: _Call("requeue", _requeue_words),
     changes.RequeueAll: _Call("requeue_all", _requeue_all_words, _requeued),
     changes.DeleteAll: _Call(

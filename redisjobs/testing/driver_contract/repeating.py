@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.model.changes import Cancel, Requeue
+from redisjobs.model.changes import Cancel, Delete, Requeue
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find, Scan
@@ -278,6 +278,33 @@ async def test_a_cancel_that_is_repeated_has_the_same_answer_and_cancels_no_late
     store.clock.advance(90)
     assert await store.driver.change(waiting) is Reply.NOT_FOUND
     assert await store.driver.change(Cancel("b")) is Reply.CANCELLED
+
+
+async def test_a_requeue_that_is_repeated_has_the_same_answer_and_makes_nothing_ready_again(
+    store: DriverStore, one: Consumer
+) -> None:
+    requeue = Requeue("a")
+    await push(store, "a")
+    for _ in range(2):
+        await settle(one, await claim_one(one), FAILED)
+        assert await store.driver.change(requeue) is Reply.OK
+    assert (await found(store, "a")).state is State.DEAD
+    assert await store.driver.change(Requeue("a")) is Reply.OK
+
+
+async def test_a_deletion_that_is_repeated_has_the_same_answer_and_deletes_no_later_job(
+    store: DriverStore, one: Consumer
+) -> None:
+    delete = Delete("a")
+    for number in range(2):
+        assert await push(store, another("a")) == [Pushed(Reply.OK)]
+        await settle(one, await claim_one(one), FAILED)
+        assert await store.driver.change(delete) is Reply.OK, number
+    assert (await found(store, "a")).state is State.DEAD
+
+    store.clock.advance(90)
+    assert await store.driver.change(delete) is Reply.OK
+    assert await store.driver.change(Delete("a")) is Reply.NOT_FOUND
 
 
 async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(

@@ -59,15 +59,27 @@ begin
   order by b.id for update;
 end $$;
 
+-- Make a change, once: a call that is repeated, as its answer was lost, gets the same answer. It may even wait for the first one.
 create function redisjobs_f._change(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
+declare
+  word text := redisjobs_f._remembered(q, 'change', change->>'nonce', now_ms);
 begin
-  return case change->>'do'
-    when 'Cancel' then redisjobs_f._cancel_once(q, change, now_ms)
+  if word is not null then
+    return word;
+  end if;
+  word := case change->>'do'
+    when 'Cancel' then redisjobs_f._cancel(q, change->>'id', now_ms)
     when 'Requeue' then redisjobs_f._requeue(q, change, now_ms)
     when 'Delete' then redisjobs_f._delete(q, change->>'id', now_ms)
     when 'Hold' then redisjobs_f._hold(q, change->>'id', now_ms)
     when 'Unhold' then redisjobs_f._unhold(q, change->>'id', now_ms)
   end;
+  if word = 'NOT_FOUND' then
+    return coalesce(redisjobs_f._remembered(q, 'change', change->>'nonce', now_ms), word);
+  elsif change ? 'nonce' and word in ('CANCELLED', 'CANCELLING', 'OK', 'INDEPENDENT') then
+    perform redisjobs_f._remember(q, 'change', change->>'nonce', word, now_ms + 60000);
+  end if;
+  return word;
 end $$;
 
 -- Lock and return the job with an id that has not ended, else the last one that has and is kept.
@@ -83,20 +95,6 @@ begin
       order by j.seq desc limit 1 for update;
   end if;
   return job;
-end $$;
-
--- Cancel a job; give a call that is repeated, as its answer was lost, the same answer.
-create function redisjobs_f._cancel_once(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
-declare
-  word text := redisjobs_f._remembered(q, 'cancel', change->>'nonce', now_ms);
-begin
-  if word is null then
-    word := redisjobs_f._cancel(q, change->>'id', now_ms);
-    if word in ('CANCELLED', 'CANCELLING') then
-      perform redisjobs_f._remember(q, 'cancel', change->>'nonce', word, now_ms + 60000);
-    end if;
-  end if;
-  return word;
 end $$;
 
 -- Cancel a waiting job, or ask the worker that runs it: CANCELLED, CANCELLING, DEAD or NOT_FOUND.

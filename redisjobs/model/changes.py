@@ -53,7 +53,7 @@ class Change(Generic[Answer]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeOnce(Change[Reply]):
+class Once:
     """A change of a job that is made once.
 
     If it is repeated within a minute, because its answer was lost, it gets that answer again, and changes nothing,
@@ -64,14 +64,14 @@ class ChangeOnce(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel(ChangeOnce):
+class Cancel(Once, Change[Reply]):
     """Cancel a job: CANCELLED, CANCELLING, DEAD or NOT_FOUND."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Requeue(ChangeOnce):
+class Requeue(Once, Change[Reply]):
     """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key.
 
     INDEPENDENT: like OK; but the parent of this child has gone on without it, so it is a job by itself now, which
@@ -92,7 +92,7 @@ class Requeue(ChangeOnce):
 
 
 @dataclass(frozen=True, slots=True)
-class Delete(ChangeOnce):
+class Delete(Once, Change[Reply]):
     """Delete a dead letter, or an ended job that was kept: OK or NOT_FOUND."""
 
     job_id: str

@@ -219,7 +219,7 @@ def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
     return _once(memory, change, lambda: _cancel_one(memory, change.job_id))
 
 
-def _once(memory: Memory, change: changes.ChangeOnce, make: Callable[[], Reply]) -> Reply:
+def _once(memory: Memory, change: changes.Once, make: Callable[[], Reply]) -> Reply:
     now_ms = memory.now_ms()
     word = memory.changed.current(change.nonce, now_ms)
     if word is None:

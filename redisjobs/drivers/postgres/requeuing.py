@@ -42,7 +42,7 @@ def _change_many(many: changes.ChangeMany) -> Call[list[Reply]]:
 def _words(change: changes.JobChange) -> Mapping[str, Any]:
     """Return a change as functions/requeuing.sql reads it."""
     words: dict[str, Any] = {"do": type(change).__name__, "id": text_of(change.job_id)}
-    if isinstance(change, changes.ChangeOnce):
+    if isinstance(change, changes.Once):
         words["nonce"] = change.nonce
     if isinstance(change, changes.Requeue):
         words |= due_of(change.due)

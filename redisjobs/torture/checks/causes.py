@@ -2,7 +2,9 @@
 
 A fault with `pids` hits the runs of these processes. A fault of all workers hits each run in progress: one that
 began before the fault's end, and was not settled before its beginning. If Redis accepted a job's outcome, nothing
-excuses another run. A later attempt needs a run that failed, and a retry that Redis accepted.
+excuses another run, but one of the same lease: Redis gave it to the worker twice, as it counted deliveries from
+zero again, and the first run's outcome ended both. A later attempt needs a run that failed, and a retry that Redis
+accepted.
 
 A fault excuses a second run only if there was time for it. Most faults only keep a worker from renewing its lease:
 then that lease must be over, counted from the last renewal before the fault. A worker that is asked to end may
@@ -163,8 +165,9 @@ class Causes:
 
     def _of_hit(self, run: Run, second: Run) -> str:
         again = second.at
-        if run.accepted and run.settled is not None and run.settled["sent_at"] < again:
-            return ""
+        sent = run.settled["sent_at"] if run.accepted and run.settled is not None else again
+        if sent < again and not (run.lease == second.lease and self._is_recounted(run, second)):
+            return ""  # but where deliveries were counted from zero again, the worker had one lease twice
         until = _held_until(run, again)
         if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
             return "poison job"
@@ -186,11 +189,14 @@ class Causes:
 
     def _unstarted(self, run: Run, second: Run) -> int:
         """Return how many workers received the job in between, never started it, and had to lose it as well."""
-        is_recounted = any(
+        return max(0, second.lease[2] - (0 if self._is_recounted(run, second) else run.lease[2]) - 1)
+
+    def _is_recounted(self, run: Run, second: Run) -> bool:
+        """Whether the store counted a job's deliveries from zero again between the starts of two runs."""
+        return any(
             fault.get("forgets_deliveries") and _hit(fault, run) and run.at <= fault["began"] <= second.at
             for fault in self._faults
         )
-        return max(0, second.lease[2] - (0 if is_recounted else run.lease[2]) - 1)
 
     def _by_process(self, run: Run, second: Run) -> str:
         # A process that a fault stopped also records a stall: name the fault.

@@ -18,7 +18,7 @@ from redisjobs.model.failures import (
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement, Suspend
 
-_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
+_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 15_000  # ms between tries of a job without a handler
 _UNPLACED = 1_000  # ms until a job is tried again whose worker has no thread or process for it
 _MOST_NAMED = 3  # errors of a group that are named in one line
 _ERROR_CHARACTERS = 1_000

@@ -427,3 +427,4 @@ class Reclaimed:
     # worker that promotes may be gone.
     late: bool = False
     untidy: bool = False  # there may be lost workers that the store does not know: `Tidy` finds them
+    server: str = ""  # which server answered, '' if unknown: one that takes its place may lack beats

@@ -12,8 +12,12 @@ import pytest
 from store import eventually
 
 import redisjobs.sync
-from redisjobs import JobContext, JobName, JobQueue, Worker
+from redisjobs import JobContext, JobName, JobQueue, Worker, no_retry
+from redisjobs.drivers.postgres.calls import change_call
+from redisjobs.drivers.postgres.functions import installed_as
 from redisjobs.events import JobsCompleted
+from redisjobs.model.changes import Cancel, Delete, Requeue
+from redisjobs.model.transitions import Reply
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -119,3 +123,44 @@ def test_pushes_in_threads_go_on_beside_those_that_wait_for_an_open_transaction(
         assert not any(push.done() for push in waiting)
         application.rollback()
         assert [push.result(10).added for push in waiting] == [True] * len(TAKEN)
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [(Cancel("waits"), Reply.CANCELLED), (Delete("dead"), Reply.OK), (Requeue("dead"), Reply.OK)],
+)
+async def test_a_change_that_is_repeated_while_the_first_call_is_open_gets_the_answer_of_that(
+    database: str, change: Cancel | Delete | Requeue, answer: Reply
+) -> None:
+    async with JobQueue(database, "sums") as queue, await psycopg.AsyncConnection.connect(database) as first:
+        await queue.push({}, Told, job_id="waits", delay=3600)
+        queue.register(Add, retry=no_retry())(fails)
+        await queue.push({}, Add, job_id="dead")
+        await Worker(queue).run(until_idle=True)
+        call = change_call(change)
+        statement = installed_as(
+            "select redisjobs_f._change(%s, convert_from(%s, 'utf8')::jsonb, redisjobs_f._now(null))"
+        ).encode()
+        ((word,),) = await (await first.execute(statement, ("sums", call.arguments[0]))).fetchall()
+        assert word == str(answer)
+        async with anyio.create_task_group() as tasks, await psycopg.AsyncConnection.connect(database) as admin:
+            answers = list[Reply]()
+
+            async def repeat() -> None:
+                answers.append(await queue.driver.change(change))
+
+            tasks.start_soon(repeat)
+            await admin.set_autocommit(True)
+            waiting = (
+                "select count(*) from pg_stat_activity"
+                " where wait_event_type = 'Lock' and datname = current_database()"
+            )
+            with anyio.fail_after(10):
+                while await (await admin.execute(waiting)).fetchone() != (1,):
+                    await anyio.lowlevel.checkpoint()
+            await first.commit()
+        assert answers == [answer]
+
+
+async def fails(parameters: dict[str, Any]) -> None:
+    raise RuntimeError("as it should")

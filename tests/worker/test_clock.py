@@ -217,3 +217,15 @@ def test_answers_that_come_thick_and_fast_need_no_memory() -> None:
     assert len(clock._gaps) == 0
     assert clock.is_trusted(LEASE, 120.0)
     assert not clock.is_trusted(21.0, 120.0)
+
+
+def test_no_worker_is_taken_for_dead_within_a_lease_of_the_first_answer_of_another_server() -> None:
+    clock = Clock()
+    in_touch(clock, 100.0, 130.0)
+    assert clock.is_trusted(LEASE, 130.5)
+
+    clock.doubt(130.5)
+
+    in_touch(clock, 131.0, 141.0)
+    assert not clock.is_trusted(LEASE, 139.4)
+    assert clock.is_trusted(LEASE, 139.6)

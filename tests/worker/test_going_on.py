@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -429,3 +430,22 @@ async def test_a_worker_whose_consumer_was_removed_with_redis_cli_takes_its_job_
         assert happened(await queue.counts()) == {"pushed": 1, "completed": 1, "reclaimed": 1}
     assert runs == [1]
     assert any("handed back 1 jobs that were neither pending" in text for text in caplog.messages)
+
+
+async def test_a_worker_takes_none_for_dead_within_a_lease_of_the_first_answer_of_another_server(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await source.member.join()
+    look, servers, doubts = source.member.consumer.reclaim, ["a", "", "a", "b", "b"], list[float]()
+
+    async def by(server: str, *arguments: Any, **options: Any) -> Any:
+        return replace(await look(*arguments, **options), server=server)
+
+    monkeypatch.setattr(source.member.clock, "doubt", doubts.append)
+    counts = []
+    for server in servers:
+        monkeypatch.setattr(source.member.consumer, "reclaim", partial(by, server))
+        await source.reclaimer.look(others=False)
+        counts.append(len(doubts))
+
+    assert counts == [0, 0, 0, 1, 1]

@@ -5,12 +5,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import pytest
 from results import drain, result
 from step_handlers import AT_ONCE
-from store import Store
+from store import RedisStore, Store
 
-from redisjobs import JobContext, JobName, JobQueue
+from redisjobs import JobContext, JobName, JobQueue, Worker
+from redisjobs.events import JobsRetried
+from redisjobs.model.queries import Find
 from redisjobs.worker.running import handler_run
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +83,43 @@ async def approve(queue: JobQueue, jobs: list[str]) -> list[Any]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "has not come to step" in record.getMessage()]
+
+
+async def test_a_job_whose_record_has_lost_its_version_goes_on_with_what_it_has_saved(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(handler_run, "_warned", set())
+    caplog.set_level(logging.WARNING, "redisjobs")
+    deploys = Deploys(redis_store)
+    async with deploys.version_2() as queue:
+        jobs = await push(queue, range(1))
+        await drain(queue)
+        steps = f"{redis_store.prefix}steps:{jobs[0]}"
+        assert redis_store.admin.hdel(steps, "handler version") == 1
+        redis_store.admin.hset(steps, "gone", redis_store.admin.hget(steps, "charge"))
+
+        assert await approve(queue, jobs) == ["0 by 2, begun by 2"]
+
+    assert deploys.charged == {0: 1}
+    (warning,) = warnings(caplog)
+    assert "step 'gone', which an unknown version has saved" in warning
+
+
+async def test_a_woken_job_that_a_worker_without_its_handler_puts_off_still_goes_on_after_its_wait(
+    deploys: Deploys,
+) -> None:
+    async with deploys.version_1() as queue, JobQueue(deploys.store.driver, deploys.store.queue_name) as older:
+        (order,) = await push(queue, range(1))
+        await drain(queue)
+        await queue.signal(order, "approved", True)
+        older.events.subscribe(JobsRetried, lambda _: worker.stop())
+        with anyio.fail_after(10):
+            await (worker := Worker(older)).run()
+
+        row = await queue.driver.read(Find(order))
+
+        assert row is not None
+        assert b"suspended_at" in row.fields
 
 
 @pytest.mark.parametrize("many", [20, MANY])

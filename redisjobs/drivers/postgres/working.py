@@ -355,6 +355,7 @@ def reclaim(worker_id: str, silent: Sequence[Silent], *, others: bool) -> Call[R
             alone=answer["alone"],
             promotes=answer["promotes"],
             late=answer["late"],
+            server=str(answer["server"]),
         )
 
     named = [[each.worker_id for each in silent], [int(each.until_ms) for each in silent]]

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from redisjobs.drivers.redis import long_calls
@@ -259,7 +260,7 @@ class RedisConsumer:
         self._outlook.clock.record(reclaimed.server_ms)
         if reclaimed.released:
             self._outlook.forget()  # only a claim by script takes jobs that were handed back
-        return reclaimed
+        return replace(reclaimed, server=str(self._target.locator.known or ""))
 
     async def change(self, change: Change[T]) -> T:
         answer = await self._run_steps(long_calls.change(self._commands, change))

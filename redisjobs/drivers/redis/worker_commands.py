@@ -234,6 +234,7 @@ class WorkerCommands(Commands):
         flags = ["1" if others else "", "1" if thorough else ""]
         (reply,) = yield [self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
         now_us, named, fenced, jobs, more, released, held, alive, *facts, very_many = _unless_fenced(reply, worker)
+        alone, promotes, late, untidy = map(bool, facts)
         reclaimed = Reclaimed(
             [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
             [text_id(worker_id) for worker_id in fenced],
@@ -243,7 +244,10 @@ class WorkerCommands(Commands):
             held,
             now_us / 1000,
             alive,
-            *map(bool, facts),  # alone, promotes, late, untidy
+            alone,
+            promotes,
+            late,
+            untidy,
         )
         if not very_many:
             return reclaimed

@@ -12,6 +12,7 @@ from redisjobs.worker.source.policy import Quarantine
 from redisjobs.worker.source.pool import RESERVED, Turns
 
 _DRY = 0.05  # seconds for which a source that found nothing lets others claim for the slots
+_GIVES_WAY = 0.25  # seconds for which it leaves jobs to other workers, because it has no thread for one
 _MOST_BUSY = 500  # jobs that wait for other transactions, with which a source claims no more
 
 
@@ -24,7 +25,7 @@ class Claims:
         self.is_quiet = False  # an operator asked this worker to claim no more jobs
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
         self.claimed_at = -math.inf  # when the latest answered claim was sent
-        self.skip_until = -math.inf  # until then it lets other sources claim, because it found nothing
+        self.skip_until = -math.inf  # until then it lets others claim, because it found nothing
         self.busy_until = math.inf  # until then it keeps its turn for something else to be done; infinity: nothing
         # How many jobs of the worker had ended at the last claim, if that left none behind; None: there may be
         # more.
@@ -62,6 +63,18 @@ class Claims:
         """End the blocking read: no slot is free for the jobs that it would bring."""
         self.skip_until = time.monotonic() + _DRY
         self.fetcher.interrupt()
+
+    def give_way(self) -> bool:
+        """Leave jobs to other workers for a moment, if there are any: a job found no thread or process here.
+
+        Async jobs wait for that moment, too. If all workers are like this one, the job goes round, a few times a
+        second.
+        """
+        if self._until_idle or self._member.is_alone:
+            return False
+        self.skip_until = time.monotonic() + _GIVES_WAY
+        self.fetcher.interrupt()
+        return True
 
     # Whether to claim
 

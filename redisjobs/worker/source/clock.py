@@ -1,8 +1,9 @@
 """The server's clock, as one worker knows it: its time, and since when that can be trusted. Pure.
 
-A worker is dead once its lease is over by the server's clock. If that clock is set, or the server stands still,
-all leases seem to be over at once. So a worker takes another for dead only after it has seen two things by its own
-clock, for as long as the other's lease: the server's clock ran evenly, and the server answered.
+A worker is dead once its lease is over by the server's clock. If that clock is set, the server stands still, or a
+standby that lags takes its place, all leases seem to be over at once. So a worker takes another for dead only
+after it has seen two things by its own clock, for as long as the other's lease: the server's clock ran evenly, and
+the same server answered.
 """
 
 from collections import deque
@@ -66,6 +67,10 @@ class Clock:
         if there < least - slack:
             return there - least
         return 0.0
+
+    def doubt(self, now: float) -> None:
+        """Trust the clock only from now on: another server answers, and beats of the last seconds may be lost."""
+        self._even_since = now
 
     def is_trusted(self, lease: float, now: float) -> bool:
         """Return whether a lease of `lease` seconds that seems to be over surely is.

@@ -34,6 +34,7 @@ class Reclaimer:
         self._promoter = promoter
         self._timer = member.timer
         self._lease = member.settings.lease
+        self._server = ""  # which one gave the last answer
         self._after = ""  # where tidying continues
         self._thorough = True  # check every worker's beat: the server's clock may have been set back
         self._is_only_worker = False  # the last look found no other worker
@@ -67,6 +68,12 @@ class Reclaimer:
                 "ahead" if step > 0 else "back",
             )
 
+    def _note_server(self, server: str) -> None:
+        """Note which server has answered. If it is another one, it may lack the beats of the last seconds."""
+        if server and self._server and server != self._server:
+            self._member.clock.doubt(time.monotonic())
+        self._server = server or self._server
+
     async def look(self, *, others: bool) -> bool:
         """Fence workers that are surely lost and hand back the jobs of fenced ones; return whether there were any.
 
@@ -77,11 +84,13 @@ class Reclaimer:
         thorough, self._thorough = self._thorough, False
         answer = await self._member.consumer.reclaim(lost, others=others, thorough=thorough)
         self.note_time(answer.server_ms, sent)
+        self._note_server(answer.server)
         self._publish(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._member.consumer.worker_id]
         self.others = answer.others
         self._is_only_worker = answer.alone and self._another_at < sent  # else one joined while we asked
         self.asked_at = sent
+        self._member.is_alone = answer.workers < 2
         self._promoter.note_others(answer.workers, promotes=answer.promotes, late=answer.late)
         if answer.untidy:
             self.tidy_at = 0.0

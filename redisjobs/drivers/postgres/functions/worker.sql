@@ -204,7 +204,7 @@ begin
     'promotes', redisjobs_f._may_promote(q, worker_id, now_ms),
     'late', coalesce(next_due <= now_ms - 250, false)
       or exists (select from redisjobs.buckets where queue = q and turn_ms >= now_ms - 60000 and turn_ms <= now_ms - 2000),
-    'now', redisjobs_f._clock(given_ms)));
+    'server', redisjobs_f._server(), 'now', redisjobs_f._clock(given_ms)));
 end $$;
 
 -- Whether this worker is, or becomes, the promoter: the one that looks when jobs are due.

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,7 @@ ENGINES_FOR_A_RELEASE = [
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and use every server at hand")
     parser.addoption("--rest", action="store_true", help="run only what --all adds")
+    parser.addoption("--but", metavar="SERVER", default="", help="with --rest: no quick tests on this server")
     parser.addoption("--pictures", metavar="FOLDER", help="keep the pictures of the page that a browser takes")
 
 
@@ -155,17 +156,26 @@ def _params(item: pytest.Item) -> dict[str, Any]:
     return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
-def _is_everyday(item: pytest.Item) -> bool:
-    """Whether a test runs without `--all`: it is quick, and needs no other server."""
+def _servers_of(item: pytest.Item) -> Set[str]:
+    """The servers in the parameters of a test."""
     words = {word for value in _params(item).values() if isinstance(value, str) for word in value.split()}
-    return not item.get_closest_marker("slow") and not (words & ENGINES.keys()) - {_EVERYDAY}
+    return words & ENGINES.keys()
+
+
+def _is_quick(item: pytest.Item, servers: Set[str]) -> bool:
+    """Whether a test is quick, and needs no server but these."""
+    return not item.get_closest_marker("slow") and _servers_of(item) <= servers
 
 
 def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether a test runs though it is not named."""
     if item.get_closest_marker("release") is not None:
         return "release" in config.option.markexpr
-    return bool(config.getoption("--all")) or _is_everyday(item) is not config.getoption("--rest")
+    if config.getoption("--all"):
+        return True
+    if config.getoption("--rest"):
+        return not _is_quick(item, {_EVERYDAY}) and not _is_quick(item, {config.getoption("--but")})
+    return _is_quick(item, {_EVERYDAY})
 
 
 class Servers:

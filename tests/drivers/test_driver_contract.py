@@ -139,6 +139,7 @@ FAULTS = {
 """A fault of a driver; in which module of the contract a test finds it, and which."""
 
 
+@pytest.mark.release  # each is a run of pytest
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_a_driver_is_found(author: Author, fault: str) -> None:
     module, test = FAULTS[fault]
@@ -245,6 +246,7 @@ def test_the_page_names_each_module_of_tests_and_what_to_build_for_it() -> None:
     assert all(line in PAGE.text for line in parts_of(MODULES[0]).splitlines())
 
 
+@pytest.mark.release  # each is a run of pytest
 @pytest.mark.parametrize("module", [*BUILT][:-1])  # by the last one all is built
 def test_what_is_built_by_a_step_is_enough_for_its_tests(author: Author, module: str) -> None:
     later = MODULES[MODULES.index(module) + 1 :]

@@ -127,6 +127,18 @@ def test_a_suspension_counts_deliveries_again_and_takes_the_job_from_earlier_run
     assert len(verdict_of(lines).stolen) == stolen
 
 
+def test_a_suspension_that_was_sent_again_counts_deliveries_again_too() -> None:
+    lines = [
+        *pushed("a", 100, "Sleeper"),
+        *suspended("a", 101, waits("a", 101.05), deliveries=2),
+        *woken("a", 106.3, waits("a", 106.31), passed("a", 106.32), worker=2),
+    ]
+    again = [line | {"resent": True} if line.get("settlement") == "Suspend" else line for line in lines]
+
+    assert again != lines
+    assert verdict_of(again).stolen == []
+
+
 def test_a_worker_may_release_before_its_start_what_another_one_has_suspended() -> None:
     second = suspended("a", 106.3, waits("a", 106.35, key=1), worker=2)
     released = settled("a", 1, 112, settlement="Release")  # by the worker of the first run, which got it again

@@ -70,7 +70,8 @@ def _turn(run: Run, settled: Line, history: History) -> bool | None:
     """
     own = next((each.at for each in history.runs if each.settled is settled), None)
     for line in history.settled:
-        if was(line, "Suspend") and not line["resent"]:
+        # Of one that was sent again we know only that it came after the start of its own run.
+        if was(line, "Suspend") and (not line["resent"] or run.settled is line):
             if own is None and run.at <= line["sent_at"] <= settled["sent_at"]:
                 return False  # it was released before its start, and may have come after the suspension
             if own is not None and own <= line["sent_at"] < run.at:

@@ -32,9 +32,9 @@ class PromoteStandby(Fault):
 
     def begin(self, system: System) -> None:  # noqa: D102
         assert system.pair is not None
-        self.promoted_at, self.due = 0.0, time.monotonic() + self.LAG
-        self.lossy = [time.time() - _UNSENT, float("inf")]
-        system.pair.lag()
+        self.promoted_at = 0.0
+        self.lossy = [system.pair.lag() - _UNSENT, float("inf")]
+        self.due = time.monotonic() + self.LAG
 
     def keep(self, system: System) -> None:  # noqa: D102
         assert system.pair is not None

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from redisjobs.torture.topology import until
 from redisjobs.torture.topology.session import Session
 
 _COPIED_WITHIN = 60.0  # seconds
-_LEVEL = "select bool_and(replay_lsn >= pg_current_wal_flush_lsn()) from pg_stat_replication"
+_WRITTEN = "select pg_current_wal_flush_lsn()::text"
+_ARRIVED = "select bool_and(replay_lsn >= %s::pg_lsn) from pg_stat_replication"
 _STREAMING = "select count(*) from pg_stat_replication where state = 'streaming'"
 
 
@@ -47,9 +49,14 @@ class Pair:
                 _stop(each)
         self._log.__exit__(*exc_info)
 
-    def lag(self) -> None:
-        """Let nothing more reach the standby."""
+    def lag(self) -> float:
+        """Let nothing more reach the standby; return a time until which it has all that was on disk."""
+        session, since = Session(self.primary.url), time.time()
+        ((written,),) = session.run(_WRITTEN)
+        until(lambda: session.run(_ARRIVED, written) == [(True,)], "the standby has what was written")
         self._log.black_hole(True)
+        session.close()
+        return since
 
     def fail_over(self) -> None:
         """Kill the primary, promote the standby without what it lacks, and lead all clients to it."""
@@ -83,15 +90,6 @@ class Pair:
         session = Session(self.primary.url)
         try:
             return session.run(_STREAMING) == [(1,)]
-        finally:
-            session.close()
-
-    @property
-    def is_level(self) -> bool:
-        """Whether the standby has all that was written so far."""
-        session = Session(self.primary.url)
-        try:
-            return session.run(_LEVEL) == [(True,)]
         finally:
             session.close()
 

@@ -31,6 +31,7 @@ from redisjobs.model.relaying import Relay
 from redisjobs.model.steps import Signal
 from redisjobs.model.transitions import After, Group, NewJob, SaveStep, Suspend, Wait, WaitsFor
 from redisjobs.sync import JobQueue
+from redisjobs.worker.source import reclaimer
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +87,9 @@ def live() -> Iterator[Live]:
         server.start() as running,
         JobQueue(running.url, name="emails", retention=KEPT) as queue,
         start_blocking_portal() as portal,
+        pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(reclaimer, "_TIDY", 1e9)  # the worker would end what waits to be cancelled
         register(queue, started, ended)
         put_behind(queue)
         portal.call(functools.partial(Worker(queue).run, until_idle=True))

@@ -16,10 +16,10 @@
 -- Returns  {now_us, silent, fenced, count, more, released, others, alive, alone, promotes, late, untidy, uncounted}: the clock;
 --          for each worker whose lease is over {worker id, the end of its lease, lease in ms}, at most 100; the ids fenced now; how
 --          many jobs were handed back; 1 if there are more; 1 if any job that was handed back has no worker yet; how many jobs others
---          hold; how many workers have a lease that is not over, this one included; 1 if there is no other worker, not even a lost or
---          fenced one; 1 if this worker is the promoter; 1 if a job has been due for 250 ms, or the turn of a waiting line for 2 s;
---          1 if `workers` may lack some, so that tidy has to look at all consumers; and the streams, 1..3, with too many consumers
---          for a script to count: ask XPENDING. Or one word:
+--          hold; how many workers have beaten lately, this one included; 1 if there is no other worker, not even a lost or fenced one;
+--          1 if this worker is the promoter; 1 if a job has been due for 250 ms, or the turn of a waiting line for 2 s; 1 if
+--          `workers` may lack some, so that tidy has to look at all consumers; and the streams, 1..3, with too many consumers for a
+--          script to count: ask XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
@@ -107,9 +107,10 @@ for number, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-local known = redis.call('ZCARD', KEYS.workers)
-local living = known - #silent -- of more than 100 lost workers some count until the next look
-local alone = known + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
+
+-- A worker beats each third of its lease. One that was killed counts no more long before the lease is over.
+local living = redis.call('ZCOUNT', KEYS.workers, whole(now_ms + math.floor(lease_ms / 2)), '+inf')
+local alone = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
 
 -- The promoter looks when delayed jobs are due, and renews its role here within 20 s. If it is gone, or the clock was set back
 -- since, the caller becomes the promoter.

@@ -190,7 +190,7 @@ def tell_released(memory: Memory, number: int) -> None:
 
 def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
     """Fence lost workers, and hand back the jobs of fenced ones."""
-    memory.worker(worker_id)
+    half = memory.worker(worker_id).lease / 2
     fenced = []
     for each in silent:
         lost = memory.workers.get(each.worker_id)
@@ -214,7 +214,7 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
         released=bool(memory.returned or memory.isolated),
         others=sum(job.place.worker != worker_id for job in memory.running()) if others else 0,
         server_ms=now_ms,
-        workers=len(memory.workers) - len(over),
+        workers=sum(each.until > memory.monotonic() + half for each in memory.workers.values()),
         alone=len(memory.workers) + len(memory.fenced) < 2,
         promotes=_may_promote(memory, worker_id),
         late=(due_ms is not None and due_ms <= now_ms - _LATE) or has_turn(memory, _TURN_LATE),

@@ -63,7 +63,7 @@ async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, one: 
     assert await settle(two, second, Ack()) is Reply.OK
 
 
-async def test_lost_and_fenced_workers_are_no_part_of_the_fleet_but_others_are_looked_for(
+async def test_silent_lost_and_fenced_workers_are_no_part_of_the_fleet_but_others_are_looked_for(
     store: DriverStore, one: Consumer, worker: Open
 ) -> None:
     def seen(look: Reclaimed) -> tuple[int, bool]:
@@ -72,6 +72,9 @@ async def test_lost_and_fenced_workers_are_no_part_of_the_fleet_but_others_are_l
     assert seen(await one.reclaim()) == (1, True)
     await worker("w2")
     assert seen(await one.reclaim()) == (2, False)
+    store.age(8)  # of a lease of 15 s, in which a worker beats three times
+    beat(one)
+    assert seen(await one.reclaim()) == (1, False)  # the other is silent
     store.age(60)
     beat(one)
     assert seen(await one.reclaim()) == (1, False)  # the other is lost

@@ -598,6 +598,22 @@ def test_a_worker_that_a_fault_or_poison_ended_is_not_complained_of(fleet: Fleet
     assert fleet.complaints() == []
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_supervisor_that_was_asked_to_end_as_poison_ended_its_worker_may_fail(fleet: Fleet, asked: bool) -> None:
+    supervisor = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    fleet.hosts = [Host(Kind(processes=2), supervisor)]
+    Recording(fleet.directory).write({"what": "start", "pid": 7, "name": "Poison", "at": 1})
+    Recording(fleet.directory).write(
+        {"what": "ProcessEnded", "pid": supervisor.pid, "at": 2, "ended": 7, "how": "ended with code 1"}
+        | {"expected": asked, "in_order": False}
+    )
+    supervisor.wait()
+
+    fleet.tend()
+
+    assert fleet.complaints() == ([] if asked else [f"worker process {supervisor.pid} ended with code 1"])
+
+
 def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained_of(fleet: Fleet) -> None:
     supervisor = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     ended = {"what": "ProcessEnded", "pid": supervisor.pid, "at": 1.0, "in_order": False}

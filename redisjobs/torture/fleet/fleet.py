@@ -239,11 +239,15 @@ class Fleet:
     def complaints(self) -> list[str]:
         """Return the processes that ended though neither a fault nor poison killed them, in words."""
         ends, expected = list(self._ended), {(pid, _KILLED) for pid in self.victims}
-        for line in recording.read(self.directory):
+        told = list(recording.read(self.directory))
+        for line in told:
             if line["what"] == "start" and line["name"] == "Poison":
                 expected |= {(line["pid"], _KILLED), (line["pid"], _FAILED)}
-            elif line["what"] == ProcessEnded.__name__ and not _was_asked(line, self.asked):
+        for line in told:
+            if line["what"] == ProcessEnded.__name__ and not _was_asked(line, self.asked):
                 ends.append((line["ended"], line["how"]))
+                if line["expected"] and ends[-1] in expected:  # its supervisor was asked to end, and says so
+                    expected.add((line["pid"], _FAILED))
         return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 
     def log_end(self) -> str:

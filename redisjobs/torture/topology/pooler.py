@@ -23,8 +23,12 @@ pool_mode = transaction
 default_pool_size = 12
 max_client_conn = 1000
 max_prepared_statements = 200
+server_login_retry = 1
 """
-"""All clients connect as one role, and share its sessions."""
+"""All clients connect as one role, and share its sessions.
+
+By default PgBouncer refuses all of them for 15 s after a failed login.
+"""
 
 
 class Pooler:

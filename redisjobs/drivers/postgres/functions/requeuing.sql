@@ -17,16 +17,38 @@ begin
 end $$;
 
 -- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
--- already can't be settled meanwhile.
+-- already can't be settled meanwhile. BUSY: another transaction has locked the job, or its key; the other changes are made.
 create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   words jsonb := '[]';
-  seqs bigint[];
   change jsonb;
 begin
   perform redisjobs_f._need_read_committed();
+  begin
+    words := redisjobs_f._change_each(q, changes, now_ms);
+  exception when lock_not_available then
+    perform set_config('lock_timeout', '50ms', true);
+    for change in select value from jsonb_array_elements(changes) loop
+      begin
+        words := words || redisjobs_f._change_each(q, jsonb_build_array(change), now_ms);
+      exception when lock_not_available then
+        words := words || '["BUSY"]';
+      end;
+    end loop;
+  end;
+  perform redisjobs_f._count_children(q, now_ms);
+  return redisjobs_f._answer(words);
+end $$;
+
+-- Make several changes, in order; return a word each.
+create function redisjobs_f._change_each(q text, changes jsonb, now_ms bigint) returns jsonb language plpgsql as $$
+declare
+  words jsonb := '[]';
+  seqs bigint[];
+  change jsonb;
+begin
   if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
     perform redisjobs_f._share(q);
   end if;
@@ -38,8 +60,7 @@ begin
   for change in select value from jsonb_array_elements(changes) loop
     words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
   end loop;
-  perform redisjobs_f._count_children(q, now_ms);
-  return redisjobs_f._answer(words);
+  return words;
 end $$;
 
 -- Lock the jobs with these ids that have not ended, in the order of their places in line; return those.

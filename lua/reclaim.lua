@@ -16,10 +16,10 @@
 -- Returns  {now_us, silent, fenced, count, more, released, others, alive, alone, promotes, late, untidy, uncounted}: the clock;
 --          for each worker whose lease is over {worker id, the end of its lease, lease in ms}, at most 100; the ids fenced now; how
 --          many jobs were handed back; 1 if there are more; 1 if any job that was handed back has no worker yet; how many jobs others
---          hold; how many workers have beaten lately, this one included; 1 if there is no other worker, not even a lost or fenced one;
---          1 if this worker is the promoter; 1 if a job has been due for 250 ms, or the turn of a waiting line for 2 s; 1 if
---          `workers` may lack some, so that tidy has to look at all consumers; and the streams, 1..3, with too many consumers for a
---          script to count: ask XPENDING. Or one word:
+--          hold; how many workers have a lease that ends after half of this one's; 1 if there is no other worker, not even a lost or
+--          fenced one; 1 if this worker is the promoter; 1 if a job has been due for 250 ms, or the turn of a waiting line for 2 s;
+--          1 if `workers` may lack some, so that tidy has to look at all consumers; and the streams, 1..3, with too many consumers
+--          for a script to count: ask XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
@@ -61,10 +61,13 @@ for at = first_silent, #ARGV, 2 do
   end
 end
 
+-- A worker beats each third of its lease. Where leases are equal, one that was killed is quiet long before its lease is over. (Of
+-- more than 100 quiet ones some count as alive until the next look.)
 local silent = {}
-local over = redis.call('ZRANGEBYSCORE', KEYS.workers, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 100)
-for i = 1, #over, 2 do
-  silent[#silent + 1] = {over[i], over[i + 1], lease_of(over[i])}
+local half_ms = math.floor(lease_ms / 2)
+local quiet = redis.call('ZRANGEBYSCORE', KEYS.workers, '-inf', whole(now_ms + half_ms), 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #quiet, 2 do
+  if tonumber(quiet[i + 1]) <= now_ms then silent[#silent + 1] = {quiet[i], quiet[i + 1], lease_of(quiet[i])} end
 end
 
 -- Hand back the jobs of fenced workers, also those that their late reads have fetched since.
@@ -108,9 +111,8 @@ for number, stream in ipairs(streams) do
   end
 end
 
--- A worker beats each third of its lease. One that was killed counts no more long before the lease is over.
-local living = redis.call('ZCOUNT', KEYS.workers, whole(now_ms + math.floor(lease_ms / 2)), '+inf')
-local alone = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
+local known = redis.call('ZCARD', KEYS.workers)
+local alone = known + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
 
 -- The promoter looks when delayed jobs are due, and renews its role here within 20 s. If it is gone, or the clock was set back
 -- since, the caller becomes the promoter.
@@ -129,4 +131,4 @@ local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf
 local promotes = may_promote() and 1 or 0
 local late = (is_late(KEYS.due, 250) or is_late(KEYS.turns, 2000)) and 1 or 0
 local untidy = redis.pcall('HGET', KEYS.layout, 'tidied_at') == '0' and 1 or 0
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others, living, alone, promotes, late, untidy, uncounted}
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known - #quiet / 2, alone, promotes, late, untidy, uncounted}

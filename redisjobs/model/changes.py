@@ -208,7 +208,7 @@ JobChange = Cancel | Requeue | Delete | Hold | Unhold
 class ChangeMany(Change[list[Reply]]):
     """Make several changes in one round trip, each an atomic step with its own reply.
 
-    BUSY: another transaction has locked the job or its key, so it stays as it was. Other calls may run between the
+    BUSY: another transaction has locked the job, so it stays as it was. Other calls may run between the
     steps. If no answer comes, some steps may be done and others not.
     """
 

@@ -419,7 +419,7 @@ class Reclaimed:
     released: bool = False  # a released job waits to be claimed
     others: int = 0  # how many jobs other workers hold, if the call asked for it
     server_ms: float = 0  # the server's clock, to the microsecond
-    workers: int = 2  # that have beaten within half of this one's lease, this one included
+    workers: int = 2  # whose lease ends later than in half of this one's lease: about how many live, with this one
     alone: bool = False  # there is no other worker, not even one that is lost or fenced
     # This worker promotes delayed jobs. If all workers of a queue did, each delayed job would wake all of them.
     promotes: bool = True

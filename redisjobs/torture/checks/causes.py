@@ -166,7 +166,8 @@ class Causes:
     def _of_hit(self, run: Run, second: Run) -> str:
         again = second.at
         sent = run.settled["sent_at"] if run.accepted and run.settled is not None else again
-        if sent < again and not (run.lease == second.lease and self._is_recounted(run, second)):
+        has_one_lease = run.lease == second.lease and again - sent <= _MOMENT and self._is_recounted(run, second)
+        if sent < again and not has_one_lease:
             return ""  # but where deliveries were counted from zero again, the worker had one lease twice
         until = _held_until(run, again)
         if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):

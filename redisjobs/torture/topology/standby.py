@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,11 +51,11 @@ class Pair:
 
     def lag(self) -> float:
         """Let nothing more reach the standby; return a time until which it has all that was on disk."""
-        session, since = Session(self.primary.url), time.time()
-        ((written,),) = session.run(_WRITTEN)
-        until(lambda: session.run(_ARRIVED, written) == [(True,)], "the standby has what was written")
-        self._log.black_hole(True)
-        session.close()
+        with closing(Session(self.primary.url)) as session:
+            since = time.time()
+            ((written,),) = session.run(_WRITTEN)
+            until(lambda: session.run(_ARRIVED, written) == [(True,)], "the standby has what was written")
+            self._log.black_hole(True)
         return since
 
     def fail_over(self) -> None:

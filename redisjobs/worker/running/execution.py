@@ -26,7 +26,6 @@ from redisjobs.model.outcome import (
     Suspended,
     Undecodable,
     UnknownName,
-    Unplaced,
     attach,
     decide,
 )
@@ -80,9 +79,6 @@ class Owner(Protocol):
 
     def ran(self, run: "Execution", outcome: Outcome) -> None:
         """Take the outcome of a job."""
-
-    def give_way(self) -> bool:
-        """Leave a job that found no thread or process to other workers; return whether there are any."""
 
     def thread_ended(self, run: "Execution") -> None:
         """Note that the thread of an abandoned handler has ended."""
@@ -298,9 +294,6 @@ class Execution(HandlerRun):
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back(refund=not outcome.counts)
-            return
-        if isinstance(outcome, Unplaced) and self.owner.give_way():
-            self.settlement = self.hand_back()
             return
         if isinstance(outcome, CancelAsked):
             kept = Result(self._keep_ms) if self._keep_ms else None

@@ -12,7 +12,6 @@ from redisjobs.worker.source.policy import Quarantine
 from redisjobs.worker.source.pool import RESERVED, Turns
 
 _DRY = 0.05  # seconds for which a source that found nothing lets others claim for the slots
-_GIVES_WAY = 0.25  # seconds for which it leaves jobs to other workers, because it has no thread for one
 _MOST_BUSY = 500  # jobs that wait for other transactions, with which a source claims no more
 
 
@@ -63,18 +62,6 @@ class Claims:
         """End the blocking read: no slot is free for the jobs that it would bring."""
         self.skip_until = time.monotonic() + _DRY
         self.fetcher.interrupt()
-
-    def give_way(self) -> bool:
-        """Leave jobs to other workers for a moment, if there are any: a job found no thread or process here.
-
-        Async jobs wait for that moment, too. If all workers are like this one, the job goes round, a few times a
-        second.
-        """
-        if self._until_idle or self._member.is_alone:
-            return False
-        self.skip_until = time.monotonic() + _GIVES_WAY
-        self.fetcher.interrupt()
-        return True
 
     # Whether to claim
 

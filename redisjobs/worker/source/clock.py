@@ -3,7 +3,7 @@
 A worker is dead once its lease is over by the server's clock. If that clock is set, the server stands still, or a
 standby that lags takes its place, all leases seem to be over at once. So a worker takes another for dead only
 after it has seen two things by its own clock, for as long as the other's lease: the server's clock ran evenly, and
-the same server answered.
+the same server answered, as far as the driver can tell.
 """
 
 from collections import deque

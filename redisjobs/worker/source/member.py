@@ -42,7 +42,6 @@ class Member:
         self.beat_at, self.lost_at = time.monotonic(), -math.inf
         self.opened = False  # it has joined, and begun to work
         self.left = False  # all jobs are settled or released
-        self.is_alone = True  # the last look found no other worker alive
         self.is_renewing = False  # it was fenced, and has no new id yet
         self.unavailable = ""  # why the server can't be used, in words; '' if it can
         self.needs_recovery = False  # the worker may hold jobs that it does not know of

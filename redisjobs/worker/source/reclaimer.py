@@ -90,7 +90,6 @@ class Reclaimer:
         self.others = answer.others
         self._is_only_worker = answer.alone and self._another_at < sent  # else one joined while we asked
         self.asked_at = sent
-        self._member.is_alone = answer.workers < 2
         self._promoter.note_others(answer.workers, promotes=answer.promotes, late=answer.late)
         if answer.untidy:
             self.tidy_at = 0.0

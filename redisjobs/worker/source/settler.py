@@ -192,10 +192,6 @@ class Settler:
                 self._end_isolated(run)
             self._timer.wake()
 
-    def give_way(self) -> bool:
-        """Leave a job that found no thread or process to other workers; return whether there are any."""
-        return self._claims.give_way()
-
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take a job's outcome, and decide how it is settled."""
         if not run.over:

@@ -131,7 +131,7 @@ class Promoter:
 
         A worker that begins to look does so at once, because it has ignored notifications until now.
         """
-        # Lost workers don't count: none would stand in, if the fleet looked larger than it is.
+        # Silent workers don't count: none would stand in, if the fleet looked larger than it is.
         self._stands_in = self._lot * workers < _STAND_INS
         looked, self._looks = self._looks, promotes or self._until_idle
         if late or (self._looks and not looked):

@@ -3,8 +3,7 @@
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,9 +16,8 @@ from fleet import Fleet
 from store import Begun, Store, eventually
 
 from redisjobs import JobContext, JobHandle, JobQueue, Middleware, State, Worker, no_retry
-from redisjobs.events import JobsCompleted, JobsReleased
+from redisjobs.events import JobsCompleted
 from redisjobs.middleware import CallNext, OutgoingJob, RunningJob
-from redisjobs.model.transitions import Lease
 from redisjobs.worker.running.threads import ThreadTimes, _ThreadCall
 
 pytestmark = pytest.mark.anyio
@@ -258,27 +256,6 @@ async def test_a_worker_without_threads_claims_nothing_if_all_its_handlers_need_
             let_go.set()
             await gone(await queue.push(Sync()))
             hung.stop_now()
-
-
-async def test_a_worker_that_has_no_thread_for_a_job_leaves_it_to_others_at_once(
-    queue: JobQueue, store: Store
-) -> None:
-    await queue.push(Stuck())
-    hung, left = Worker(queue, concurrency=1, abandoned=1), anyio.Event()
-    queue.events.subscribe(JobsReleased, lambda _: left.set())
-    with anyio.fail_after(20):
-        async with aclosing(store.consumer("other")) as other, anyio.create_task_group() as tasks:
-            await other.open()
-            tasks.start_soon(hung.run)
-            await eventually(lambda: "abandoned" in hung.health.why)
-            job = await queue.push(Sync())
-            await left.wait()
-            leases: Sequence[Lease] = ()
-            while not leases:
-                leases = (await other.exchange([], 1)).leases
-            assert [(lease.job_id, lease.deliveries) for lease in leases] == [(job.id, 1)]
-            hung.stop_now()
-    assert (await queue.counts()).totals["retried"] == 0
 
 
 async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what_runs_and_ends(

@@ -17,25 +17,36 @@ begin
 end $$;
 
 -- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
--- already can't be settled meanwhile. BUSY: another transaction has locked the job, or its key; the other changes are made.
+-- already can't be settled meanwhile. BUSY: another transaction has locked the job; the other changes are made.
 create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
+  ids constant text[] := array(select value->>'id' from jsonb_array_elements(changes));
   words jsonb := '[]';
+  made jsonb;
+  next integer := 0;
   change jsonb;
+  free text[];
+  busy text[];
 begin
   perform redisjobs_f._need_read_committed();
   begin
     words := redisjobs_f._change_each(q, changes, now_ms);
   exception when lock_not_available then
-    perform set_config('lock_timeout', '50ms', true);
+    free := array(select j.id from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
+      and j.id = any (ids) order by j.seq for update skip locked);
+    busy := array(select j.id from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
+      and j.id = any (ids) and j.id <> all (free));
+    made := redisjobs_f._change_each(q, (select coalesce(jsonb_agg(c.value order by c.n), '[]')
+      from jsonb_array_elements(changes) with ordinality c (value, n) where c.value->>'id' <> all (busy)), now_ms);
     for change in select value from jsonb_array_elements(changes) loop
-      begin
-        words := words || redisjobs_f._change_each(q, jsonb_build_array(change), now_ms);
-      exception when lock_not_available then
+      if change->>'id' = any (busy) then
         words := words || '["BUSY"]';
-      end;
+      else
+        words := words || jsonb_build_array(made->next);
+        next := next + 1;
+      end if;
     end loop;
   end;
   perform redisjobs_f._count_children(q, now_ms);

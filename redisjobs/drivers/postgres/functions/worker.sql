@@ -198,7 +198,7 @@ begin
     'released', redisjobs_f._any_returned(q),
     'others', case when others then (select count(*) from (
       select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r where worker <> worker_id) else 0 end,
-    -- A worker beats each third of its lease. One that was killed counts no more long before the lease is over.
+    -- A worker beats each third of its lease. Where leases are equal, one that was killed counts no more long before that.
     'workers', (select count(*) from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
       where b.queue = q and b.until_ms > now_ms + (select lease_ms / 2 from redisjobs.workers where queue = q and id = worker_id)),
     'alone', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q) < 2,

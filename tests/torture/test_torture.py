@@ -677,6 +677,28 @@ def test_nothing_excuses_a_second_run_of_a_job_whose_end_was_accepted() -> None:
     assert again(A, B, settled("x", 1, 200.5), cut(200.2, 202)) == "none"
 
 
+def test_one_that_was_held_up_while_the_job_was_suspended_may_begin_it_after_its_end_and_is_refused() -> None:
+    done, late = (
+        started("x", 2, 203),
+        started("x", 1, 206),
+    )  # both the first delivery: since the suspension, or before
+    ended = settled("x", 2, 203.5)
+    frozen = killed(1, 199.5) | {"name": "worker frozen", "ended": 205.5}
+    refused = settled("x", 1, 206.1, reply="LEASE_LOST")
+
+    assert again(done, late, ended, refused, frozen) == "worker frozen"
+    assert again(done, late, ended, refused, frozen | {"ended": 204}) == "none"
+    assert again(done, late, ended, settled("x", 1, 206.1), frozen) == "none"
+
+
+def test_one_that_was_held_up_as_no_worker_could_connect_may_begin_a_job_that_another_one_has_ended() -> None:
+    done, late = started("x", 2, 203, 2), started("x", 1, 203.6)
+    used_up = cut(199.5, 203.1) | {"name": "connections used up"}
+
+    assert again(done, late, settled("x", 2, 203.5, 2), used_up) == "connections used up"
+    assert again(done, late, settled("x", 2, 203.5, 2), used_up | {"ended": 202}) == "none"
+
+
 def test_a_worker_that_has_one_lease_twice_may_run_the_job_again_after_its_first_end_was_accepted() -> None:
     first, second = started("x", 1, 200), started("x", 1, 200.6)
     destroyed = cut(200.1, 200.3) | {

@@ -264,12 +264,20 @@ class Causes:
         return float(undone + lease - _UNDONE)
 
     def _of_held_up(self, first: Run, second: Run) -> str:
-        """Return the fault that held up the second run: delivered before the first one, it started after it."""
-        if second.lease[2] >= first.lease[2]:
+        """Return the fault that held up the second run: delivered before the first one, it started after it.
+
+        Where the job was suspended in between, its deliveries were counted from one again since.
+        """
+        is_earlier = second.lease[2] < first.lease[2]
+        if not is_earlier and not (
+            second.refused and second.lease[2] == first.lease[2] and second.pid != first.pid
+        ):
             return ""
         for fault in self._faults:
+            here = fault["hits"] == "all" and _hit(fault, second)
             mine = fault["hits"] == "pids" and second.pid in fault["pids"]
-            if mine and fault["began"] <= first.at and second.at <= fault["ended"] + _MOMENT:
+            began = fault["began"] <= (second.at if here else first.at)
+            if (mine or here) and began and second.at <= fault["ended"] + _MOMENT:
                 return str(fault["name"])
         return ""
 

@@ -62,15 +62,11 @@ async def hold(store: PostgresStore, one: Consumer, two: Consumer, lease: Lease)
     await store.driver.change(Hold(lease.job_id))
 
 
-async def hold_several(store: PostgresStore, one: Consumer, two: Consumer, lease: Lease) -> None:
-    await store.driver.change(ChangeMany([Hold(lease.job_id)]))
-
-
 async def release(store: PostgresStore, one: Consumer, two: Consumer, lease: Lease) -> None:
     await one.release(refund=True, watch=False)
 
 
-@pytest.mark.parametrize("act", [settle, hold, hold_several, release], ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", [settle, hold, release], ids=lambda act: act.__name__)
 async def test_a_call_that_meets_a_locked_job_gives_up_soon_and_is_tried_again(
     store: PostgresStore, one: Consumer, two: Consumer, other: Other, act: Act
 ) -> None:
@@ -78,11 +74,26 @@ async def test_a_call_that_meets_a_locked_job_gives_up_soon_and_is_tried_again(
     lease = await claim_one(one)
     other.lock("a")
 
-    with anyio.fail_after(3 if act is hold_several else 2), pytest.raises(Unavailable):
+    with anyio.fail_after(2), pytest.raises(Unavailable):
         await act(store, one, two, lease)
 
     other.transaction.rollback()
     await act(store, one, two, lease)
+
+
+async def test_changes_of_several_jobs_answer_busy_for_a_locked_one_and_make_the_others(
+    store: PostgresStore, other: Other
+) -> None:
+    await push(store, "a", "b", "c")
+    other.lock("b")
+    holds = ChangeMany([Hold("a"), Hold("b"), Hold("gone"), Hold("c")])
+
+    with anyio.fail_after(4):
+        replies = await store.driver.change(holds)
+
+    assert replies == [Reply.HELD, Reply.BUSY, Reply.NOT_FOUND, Reply.HELD]
+    other.transaction.rollback()
+    assert await store.driver.change(ChangeMany([Hold("b")])) == [Reply.HELD]
 
 
 async def test_jobs_that_may_start_again_are_handed_back_though_another_one_is_being_replaced(

@@ -319,3 +319,14 @@ async def test_a_settlement_that_cannot_be_written_keeps_none_of_the_others_back
         "released": 1,
         "pushed": 5,
     }
+
+
+# Which server answers
+
+
+async def test_a_look_for_lost_workers_says_which_server_has_answered(one: Consumer) -> None:
+    """So that workers notice when another one answers, which may lack the last beats."""
+    server = (await one.reclaim()).server
+
+    assert int(server) > 0
+    assert (await one.reclaim()).server == server

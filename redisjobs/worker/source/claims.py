@@ -24,7 +24,7 @@ class Claims:
         self.is_quiet = False  # an operator asked this worker to claim no more jobs
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
         self.claimed_at = -math.inf  # when the latest answered claim was sent
-        self.skip_until = -math.inf  # until then it lets others claim, because it found nothing
+        self.skip_until = -math.inf  # until then it lets other sources claim, because it found nothing
         self.busy_until = math.inf  # until then it keeps its turn for something else to be done; infinity: nothing
         # How many jobs of the worker had ended at the last claim, if that left none behind; None: there may be
         # more.

@@ -31,6 +31,9 @@ declare
   busy text[];
 begin
   perform redisjobs_f._need_read_committed();
+  if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
+    perform redisjobs_f._share(q);
+  end if;
   begin
     words := redisjobs_f._change_each(q, changes, now_ms);
   exception when lock_not_available then
@@ -60,9 +63,6 @@ declare
   seqs bigint[];
   change jsonb;
 begin
-  if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
-    perform redisjobs_f._share(q);
-  end if;
   seqs := redisjobs_f._lock_by_id(q, array(select value->>'id' from jsonb_array_elements(changes)));
   perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
   if exists (select from jsonb_array_elements(changes) where value->>'do' = 'Requeue') then

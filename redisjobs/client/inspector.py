@@ -184,14 +184,15 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         """Cancel all matching jobs of one state: delayed, ready, suspended or running.
 
         `requeue_all` describes the returned number. It also cancels a job that has started meanwhile. The workers
-        cancel the handlers of running jobs, which end a moment later.
+        cancel the handlers of running jobs, which end a moment later. On Postgres a job that an open transaction has
+        locked stays as it was, and does not count.
         """
         return await self._do(operations.cancel_all(state, options))
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Hold all matching jobs of one state: delayed, ready or suspended. `requeue_all` describes the number.
 
-        A job that has started meanwhile goes on.
+        A job that has started meanwhile goes on. `cancel_all` says what happens to locked jobs.
         """
         return await self._do(operations.hold_all(state, options))
 

@@ -232,3 +232,40 @@ async def test_a_worker_makes_a_group_again_that_an_operator_has_removed(engine_
         await store.driver.push([NewJob("a", ["name", "Work", "parameters", "{}"])], repeated=False)
 
         assert [lease.job_id for lease in await worker.wait(1, 1)] == ["a"]
+
+
+async def test_jobs_run_once_though_the_server_was_restarted_with_data_that_lacks_the_beats_of_a_lease(
+    own: server.Server, admin: Any, queue_name: str
+) -> None:
+    starts, may_end = list[int](), anyio.Event()
+    queue = JobQueue(own.url, queue_name)
+
+    @queue.job()
+    async def work(number: int) -> None:
+        starts.append(number)
+        await may_end.wait()
+
+    def ends_of_leases() -> list[float]:
+        return [end for _, end in admin.zrange(f"redisjobs:{{{queue_name}}}:workers", 0, -1, withscores=True)]
+
+    async with queue, anyio.create_task_group() as tasks:
+        workers = [Worker(queue, concurrency=2, lease=2) for _ in range(3)]
+        for worker in workers:
+            tasks.start_soon(worker.run)
+        for number in range(6):
+            await work.push(number)
+        await eventually(lambda: len(starts) == 6)
+        admin.save()
+        saved = max(ends_of_leases())
+        await eventually(
+            lambda: min(ends_of_leases()) > saved + 2000
+        )  # by then, all leases that were saved are over
+        own.kill()
+        own.restart()
+        await eventually(lambda: min(ends_of_leases()) > saved + 5000)  # each beats at the restarted server
+        may_end.set()
+        await eventually(lambda: admin.hget(f"redisjobs:{{{queue_name}}}:stats", "completed") == b"6")
+        for worker in workers:
+            worker.stop()
+
+    assert sorted(starts) == list(range(6))

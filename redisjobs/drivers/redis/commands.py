@@ -279,6 +279,17 @@ def _check_server(reply: Any) -> None:
         raise ServerTooOld(f"the server is {name} {version}; {NEEDED}")
 
 
+def run_id() -> Command[str]:
+    """Ask for the name that the server's process gave itself as it started; '' if `INFO` is not allowed."""
+
+    def parse(reply: Any) -> str:
+        text = reply.decode() if isinstance(reply, bytes) else str(reply)
+        found = re.search(r"run_id:(\w+)", text)
+        return found[1] if found else ""
+
+    return Command(["INFO", "server"], parse, when_refused="")
+
+
 def loss_warning() -> Command[str]:
     """Ask how the server can lose jobs; parses to a warning, or ''."""
 

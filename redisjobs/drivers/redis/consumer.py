@@ -260,7 +260,7 @@ class RedisConsumer:
         self._outlook.clock.record(reclaimed.server_ms)
         if reclaimed.released:
             self._outlook.forget()  # only a claim by script takes jobs that were handed back
-        return replace(reclaimed, server=str(self._target.locator.known or ""))
+        return reclaimed if reclaimed.server else replace(reclaimed, server=str(self._target.locator.known or ""))
 
     async def change(self, change: Change[T]) -> T:
         answer = await self._run_steps(long_calls.change(self._commands, change))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from redisjobs.drivers.redis.commands import GROUP, LAYOUT, READS, Command, Commands, Steps, running_of
+from redisjobs.drivers.redis.commands import GROUP, LAYOUT, READS, Command, Commands, Steps, run_id, running_of
 from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead
 from redisjobs.drivers.redis.settlements import Columns, settlement_words, token_words
 from redisjobs.drivers.redis.wire import pairs, queued_ms_of, raw_id, reply_of, text_id
@@ -232,7 +232,8 @@ class WorkerCommands(Commands):
     def reclaim(self, worker: str, silent: Sequence[Silent], *, others: bool, thorough: bool) -> Steps[Reclaimed]:
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         flags = ["1" if others else "", "1" if thorough else ""]
-        (reply,) = yield [self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
+        # Both are answered by one server: another one may take over after any round trip.
+        server, reply = yield [run_id(), self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
         now_us, named, fenced, jobs, more, released, held, alive, *facts, very_many = _unless_fenced(reply, worker)
         alone, promotes, late, untidy = map(bool, facts)
         reclaimed = Reclaimed(
@@ -248,6 +249,7 @@ class WorkerCommands(Commands):
             promotes,
             late,
             untidy,
+            server,
         )
         if not very_many:
             return reclaimed

@@ -120,7 +120,7 @@ def test_a_running_job_shows_its_progress_and_is_cancelled(shop: Shop, page: Pag
     page.get_by_role("button", name="Cancel the jobs").click()
 
     expect(page.get_by_text("Cancelled 1 job.")).to_be_visible()
-    shown(page, "It was cancelled", scripts)
+    shown(page, "It was cancelled at", scripts)
     assert shop.state(job_id) is State.CANCELLED
 
 

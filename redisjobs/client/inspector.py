@@ -184,8 +184,8 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         """Cancel all matching jobs of one state: delayed, ready, suspended or running.
 
         `requeue_all` describes the returned number. It also cancels a job that has started meanwhile. The workers
-        cancel the handlers of running jobs, which end a moment later. On Postgres a job that an open transaction has
-        locked stays as it was, and does not count.
+        cancel the handlers of running jobs, which end a moment later. On Postgres a job that an open transaction
+        has locked stays as it was, and does not count.
         """
         return await self._do(operations.cancel_all(state, options))
 

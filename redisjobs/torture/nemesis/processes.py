@@ -1,9 +1,11 @@
 """Faults of processes: killed, frozen, stopped, replaced."""
 
+import json
 import os
 import signal
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -260,7 +262,7 @@ class RollBack(Fault):
     """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
 
     It runs no jobs. Its rule counts from its start on; once it is gone, that of the workers counts again. It ends
-    only after it has fired some slots, even if it takes long to start: else this fault would test nothing.
+    only after it has fired some slots by its rule, even if it starts late: else this fault would test nothing.
     """
 
     name = "release rolled back"
@@ -292,5 +294,8 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def _fired_by(recording: Path) -> int:
-    """Return how many times a process recorded that it fired a schedule."""
-    return recording.read_bytes().count(ScheduleFired.__name__.encode()) if recording.exists() else 0
+    """Return how many times a process recorded that it fired slots of `OTHER_RULE`."""
+    whole, _, _ = recording.read_bytes().rpartition(b"\n") if recording.exists() else (b"", b"", b"")
+    lines = map(json.loads, whole.splitlines())
+    fired = (line["slot"] for line in lines if line["what"] == ScheduleFired.__name__)
+    return sum(datetime.fromisoformat(slot).microsecond > 0 for slot in fired)

@@ -168,6 +168,28 @@ def test_a_closed_queue_has_no_thread_and_can_be_used_again(queue: JobQueue, add
         assert add.run(2) == 3
 
 
+def test_no_thread_is_left_where_a_signal_handler_raises_while_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread, start = WaitingThread(), threading.Thread.start
+
+    def start_interrupted(each: threading.Thread) -> None:
+        start(each)
+        raise KeyboardInterrupt
+
+    async def answer() -> str:
+        return "done"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            thread.call(answer)
+    for left in waiting_threads():
+        left.join(10)
+    assert not waiting_threads()
+    assert thread.call(answer) == "done"
+    thread.close(answer)
+
+
+
 def test_one_call_that_raises_ends_no_other() -> None:
     thread, begun, go_on = WaitingThread(), threading.Event(), threading.Event()
 

@@ -69,3 +69,16 @@ async def test_a_job_that_is_handed_back_and_claimed_while_it_is_taken_stays(sto
     assert took.replies == [Reply.NOT_FOUND, Reply.OK]
     assert store.rows("select id from redisjobs.jobs where queue = %s") == [("a",)]
     store.rows("delete from redisjobs.jobs where queue = %s returning id")
+
+
+async def test_a_mover_takes_no_other_job_that_has_the_place_in_line_of_one_it_found(store: PostgresStore) -> None:
+    """A server that has lost the last places in line gives them again, to other jobs."""
+    await push(store, "a")
+    row = await found(store, "a")
+    ((seq,),) = store.rows("delete from redisjobs.jobs where queue = %s returning seq")
+    store.admin.execute("select setval('redisjobs.line', %s, false)", (seq,))
+    await push(store, "b")
+    assert store.rows("select seq from redisjobs.jobs where queue = %s") == [(seq,)]
+
+    assert (await store.driver.change(Take([row]))).replies == [Reply.NOT_FOUND]
+    assert (await found(store, "b")).state is State.READY

@@ -189,7 +189,6 @@ def test_no_thread_is_left_where_a_signal_handler_raises_while_it_begins(monkeyp
     thread.close(answer)
 
 
-
 def test_one_call_that_raises_ends_no_other() -> None:
     thread, begun, go_on = WaitingThread(), threading.Event(), threading.Event()
 

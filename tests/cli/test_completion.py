@@ -25,6 +25,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | paths
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BASH is None, reason="there is no bash here")
 @pytest.mark.parametrize(
     ("line", "completed"),

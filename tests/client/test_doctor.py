@@ -118,6 +118,7 @@ async def test_notes_in_memory_that_stand_for_nothing_are_repaired(queue_name: s
     assert store.memory.uniques.keys() == {"kept", "for a time"}
 
 
+@pytest.mark.slow
 async def test_a_busy_queue_has_no_faults(redis_store: RedisStore, redis_queue: JobQueue) -> None:
     """Jobs are pushed, done, retried, delayed, cancelled and limited, and wait for each other, all the while."""
     assert await looks_while_busy(redis_queue, faults_of, max_concurrency=3) == [[]] * LOOKS

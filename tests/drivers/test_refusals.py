@@ -547,6 +547,7 @@ def dump(store: RedisStore) -> dict[str, bytes]:
     return {key: store.admin.dump(store.prefix + key) for key, _ in store.keys().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 async def test_a_script_that_is_refused_by_any_one_key_has_written_none(scene: Scene, act: str) -> None:
     store = scene.store

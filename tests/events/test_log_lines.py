@@ -185,6 +185,7 @@ async def test_a_worker_with_a_usual_lease_reports_a_loop_that_is_blocked_for_a_
     assert told.is_set()
 
 
+@pytest.mark.slow
 def test_a_look_at_where_the_loop_is_blocked_outlasts_garbage_that_is_due_to_be_collected() -> None:
     code = """
         import gc, threading

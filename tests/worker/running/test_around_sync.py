@@ -79,6 +79,7 @@ async def test_it_is_inside_of_what_is_around_the_handler_and_sees_its_context(q
     assert steps == ["around", "sync before work 7 of one", "sync after"]
 
 
+@pytest.mark.slow
 async def test_it_is_not_called_for_an_async_handler_or_one_in_a_process(queue: JobQueue, tmp_path: Path) -> None:
     asyncs, steps = list[tuple[str, bool]](), list[str]()
 

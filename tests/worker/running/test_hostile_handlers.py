@@ -518,6 +518,7 @@ async def test_what_a_plain_decorator_sets_the_coroutine_that_it_returns_sees(
     assert seen == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize(
@@ -920,6 +921,7 @@ def test_a_handler_that_attacks_the_event_loop_may_end_its_worker_but_no_other_j
     assert not left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [from_a_plain_thread, by_itself_and_waits, by_the_workers_own_task])
 def test_a_job_that_ends_each_of_its_workers_is_told_by_its_last_delivery(
     kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
@@ -1039,6 +1041,7 @@ def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back
     run(main())
 
 
+@pytest.mark.slow
 def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Callable[..., Any]) -> None:
     """A SystemExit in a callback that a handler left in the event loop ends the loop; no worker outlasts that."""
     started: list[str] = []

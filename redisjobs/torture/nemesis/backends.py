@@ -189,6 +189,10 @@ class DeleteWorkerRow(_RowsFault):
 
     name = "worker deleted"
 
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
+        super().harm(system, pid, worker)
+        system.note("fenced", worker=worker, db=self.store.db)
+
 
 class LoseWorkerRows(_RowsFault):
     """SIGKILL of a worker, and DELETE of all that is known about it."""

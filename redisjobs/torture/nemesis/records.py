@@ -52,6 +52,7 @@ class DeleteRecord(RecordFault):
         self.pids = [pid]
         store = on_redis(self.store)
         store.run("DEL", f"{store.prefix}worker:{worker}")
+        system.note("fenced", worker=worker, db=store.db)
 
 
 class RemoveConsumer(RecordFault):

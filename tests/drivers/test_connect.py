@@ -406,6 +406,14 @@ async def test_a_worker_that_may_not_ask_says_so_and_works(redis_store: RedisSto
     assert warning.startswith("could not read the server's memory policy (the server's ACL forbids")
     assert warning.endswith("make sure it is noeviction")
     assert (await consumer.exchange([], 1)).leases == []
+    for _ in range(5):
+        await consumer.reclaim()
+    (refused,) = (
+        each["count"]
+        for each in redis_store.admin.acl_log()
+        if (each["username"], each["object"]) == (f"user-{redis_store.queue_name}", "info")
+    )
+    assert refused == 2  # as it opened, and at its first look: it does not fill the log
     await consumer.aclose()
 
 

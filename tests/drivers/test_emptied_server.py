@@ -12,6 +12,7 @@ from conftest import ENGINES
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Keep, Retention, Worker, server
+from redisjobs.drivers.redis.commands import run_id
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import NewJob
@@ -19,6 +20,12 @@ from redisjobs.model.transitions import NewJob
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KEPT = Retention(completed=Keep(count=7))
+
+
+def test_a_server_is_known_by_the_name_of_its_process_whatever_bytes_its_paths_have() -> None:
+    facts = b"# Server\r\nexecutable:/j\xfcrgen/run_id:none\r\nrun_id:7e1f\r\nconfig_file:\xff\r\n"
+
+    assert [run_id().parse(reply) for reply in (facts, b"# Server\r\n")] == ["7e1f", ""]
 
 
 @dataclass

@@ -173,7 +173,7 @@ def test_what_a_worker_had_that_is_unknown_is_found_and_handed_back(system: Syst
     assert system.fleet.victims == {int(worker.split(":")[1])}
     assert system.store.fenced() == [worker]
     run(system, commands(system).join("heir", 2000, "run"))
-    reclaiming = commands(system).reclaim("heir", (), others=False, thorough=False)
+    reclaiming = commands(system).reclaim("heir", (), others=False, thorough=False, names_server=False)
     assert run_steps_sync(reclaiming, on_redis(system.store)._connection.run_all).jobs == 1
 
 

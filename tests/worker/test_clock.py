@@ -224,8 +224,25 @@ def test_no_worker_is_taken_for_dead_within_a_lease_of_the_first_answer_of_anoth
     in_touch(clock, 100.0, 130.0)
     assert clock.is_trusted(LEASE, 130.5)
 
-    clock.doubt(130.5)
+    assert not clock.note_server("a", LEASE, 130.4)
+    assert not clock.note_server("", LEASE, 130.5)
+    assert clock.note_server("b", LEASE, 130.5)
 
     in_touch(clock, 131.0, 141.0)
     assert not clock.is_trusted(LEASE, 139.4)
     assert clock.is_trusted(LEASE, 139.6)
+
+
+def test_servers_that_answer_in_turn_keep_no_worker_from_being_taken_for_dead() -> None:
+    clock = Clock()
+    doubted = list[float]()
+    for step in range(60):
+        in_touch(clock, 100.0 + step / 2, 100.4 + step / 2)
+        if clock.note_server("ab"[step % 2], LEASE, 100.4 + step / 2):
+            doubted.append(100.4 + step / 2)
+
+    assert doubted == [100.9, 101.4]
+    assert clock.is_trusted(LEASE, 130.0)
+    in_touch(clock, 130.0, 150.0)
+    assert clock.note_server("c", LEASE, 150.0)  # the last change was longer ago than a lease
+    assert not clock.is_trusted(LEASE, 150.1)

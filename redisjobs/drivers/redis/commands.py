@@ -280,21 +280,26 @@ def _check_server(reply: Any) -> None:
 
 
 def run_id() -> Command[str]:
-    """Ask for the name that the server's process gave itself as it started; '' if `INFO` is not allowed."""
+    """Ask which server has answered the commands before this one: it gave itself a name as it started.
+
+    '' if `INFO` is not allowed, or has no such name.
+    """
 
     def parse(reply: Any) -> str:
-        text = reply.decode() if isinstance(reply, bytes) else str(reply)
-        found = re.search(r"run_id:(\w+)", text)
-        return found[1] if found else ""
+        raw = reply if isinstance(reply, bytes) else str(reply).encode()
+        found = re.search(
+            rb"^run_id:(\w+)", raw, re.MULTILINE
+        )  # paths of the server stand there too, as raw bytes
+        return found[1].decode() if found else ""
 
-    return Command(["INFO", "server"], parse, when_refused="")
+    return Command(["INFO", "server"], parse, when_refused="", looks_back=True)
 
 
 def loss_warning() -> Command[str]:
     """Ask how the server can lose jobs; parses to a warning, or ''."""
 
     def parse(reply: Any) -> str:
-        text = reply.decode() if isinstance(reply, bytes) else str(reply)
+        text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
         warnings, policy = list[str](), re.search(r"maxmemory_policy:(\S+)", text)
         if policy is not None and policy[1] != "noeviction":
             warnings.append(

@@ -60,6 +60,7 @@ class RedisConsumer:
         self._listener = Listener(commands, target)
         self._run_id = secrets.token_hex(8)  # tells this worker from another one with its id
         self._outlook = Outlook()
+        self._names_server = True  # the server says which one it is; it refuses that to some users
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
         self._ended: list[Ended] = []  # jobs that ended after a read; to be reported
 
@@ -84,6 +85,7 @@ class RedisConsumer:
         await self._run(self._commands.join(worker_id, self._lease_ms, self._run_id))
         self.worker_id = worker_id  # not sooner: the heartbeat beats for this id
         self._outlook.forget()
+        self._names_server = True
         try:
             (warning,) = await self._run(loss_warning())
         except DriverError as error:
@@ -255,11 +257,14 @@ class RedisConsumer:
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
-        steps = self._commands.reclaim(self.worker_id, silent, others=others, thorough=thorough)
+        steps = self._commands.reclaim(
+            self.worker_id, silent, others=others, thorough=thorough, names_server=self._names_server
+        )
         reclaimed = await self._run_steps(steps)
         self._outlook.clock.record(reclaimed.server_ms)
         if reclaimed.released:
             self._outlook.forget()  # only a claim by script takes jobs that were handed back
+        self._names_server = bool(reclaimed.server)
         return reclaimed if reclaimed.server else replace(reclaimed, server=str(self._target.locator.known or ""))
 
     async def change(self, change: Change[T]) -> T:

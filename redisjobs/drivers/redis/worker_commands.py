@@ -229,11 +229,16 @@ class WorkerCommands(Commands):
 
         return self.run("recover", [worker, str(REPLY_BYTES), str(idle_ms), self.now, *places], parse)
 
-    def reclaim(self, worker: str, silent: Sequence[Silent], *, others: bool, thorough: bool) -> Steps[Reclaimed]:
+    def reclaim(
+        self, worker: str, silent: Sequence[Silent], *, others: bool, thorough: bool, names_server: bool
+    ) -> Steps[Reclaimed]:
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         flags = ["1" if others else "", "1" if thorough else ""]
-        # Both are answered by one server: another one may take over after any round trip.
-        server, reply = yield [run_id(), self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
+        # In one round trip: another server may take over after any.
+        reply, *server = yield [
+            self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat]),
+            *([run_id()] if names_server else []),
+        ]
         now_us, named, fenced, jobs, more, released, held, alive, *facts, very_many = _unless_fenced(reply, worker)
         alone, promotes, late, untidy = map(bool, facts)
         reclaimed = Reclaimed(
@@ -249,7 +254,7 @@ class WorkerCommands(Commands):
             promotes,
             late,
             untidy,
-            server,
+            *server,
         )
         if not very_many:
             return reclaimed

@@ -10,7 +10,8 @@ from typing import Any
 from redisjobs.events.recording import Line
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.torture.checks.causes import noticed_by
-from redisjobs.torture.checks.histories import History, Key, Run
+from redisjobs.torture.checks.dead_letters import KILLERS
+from redisjobs.torture.checks.histories import History, Key
 from redisjobs.torture.fleet.final import FinalState
 
 MIXED_UP = "mixed up: "
@@ -32,7 +33,7 @@ def wrong_answers(
 
     Follow-ups count as pushed by now, and all jobs have ended.
     """
-    last = _last_runs(histories.values())
+    deaths = _deaths(histories.values())
     for db, final in enumerate(finals):
         dead = {letter.job for letter in final.letters}
         for history in histories.values():
@@ -42,12 +43,12 @@ def wrong_answers(
             if history.kept and not history.holder and status is not None:
                 yield from _of_kept(history, status, is_dead=history.job in dead)
                 for answer in history.answers:
-                    yield from _of_answer(history, answer, status, faults, last)
+                    yield from _of_answer(history, answer, status, faults, deaths)
             elif history.mark:
                 for answer in history.answers:
                     yield from _of_shared_id(history, answer)
             for watch in history.watches:
-                yield from _of_watch(history, watch, faults, last)
+                yield from _of_watch(history, watch, faults, deaths)
 
 
 def _of_kept(history: History, status: JobStatus, *, is_dead: bool) -> Iterator[str]:
@@ -93,7 +94,7 @@ def _of_result(history: History, said: Any) -> Iterator[str]:
 
 
 def _of_answer(
-    history: History, answer: Line, status: JobStatus, faults: Sequence[Line], last: Mapping[int, Run]
+    history: History, answer: Line, status: JobStatus, faults: Sequence[Line], deaths: Mapping[int, float]
 ) -> Iterator[str]:
     label = f"a wait for {history.label} ({history.name})"
     error = answer["error"]
@@ -107,7 +108,7 @@ def _of_answer(
         yield f"{label} raised {error}"
     elif answer["over"]:
         yield f"{label} raised {error} when all faults were over and it had ended"
-    elif not _is_excused(history, answer, faults, last):
+    elif not _is_excused(history, answer, faults, deaths):
         after = answer["at"] - _ended_by(history)
         yield f"{label} raised {error} {after:.1f} s after its end, and no fault excuses it"
 
@@ -120,14 +121,14 @@ def _of_shared_id(history: History, answer: Line) -> Iterator[str]:
         yield f"a wait for {history.label} ({history.name}) raised {answer['error']}, and it had ended as done"
 
 
-def _of_watch(history: History, watch: Line, faults: Sequence[Line], last: Mapping[int, Run]) -> Iterator[str]:
+def _of_watch(history: History, watch: Line, faults: Sequence[Line], deaths: Mapping[int, float]) -> Iterator[str]:
     label = f"a watch of {history.label} ({history.name})"
     if watch["strange"]:
         yield f"{label} reported on another job: {watch['strange']}"
     sent_at = min((line["sent_at"] for line in history.completed if not line["resent"]), default=0.0)
     if watch["ended"] and sent_at > watch["at"]:
         yield f"{label} ended {sent_at - watch['at']:.3f} s before the job did"
-    elif not _is_excused(history, watch, faults, last):
+    elif not _is_excused(history, watch, faults, deaths):
         yield f"{label} missed the job's end, for {watch['at'] - _ended_by(history):.1f} s"
 
 
@@ -137,22 +138,20 @@ def _ended_by(history: History) -> float:
     return min(ends, default=float("inf"))
 
 
-def _last_runs(histories: Iterable[History]) -> Mapping[int, Run]:
-    """Return the run that each process began last."""
-    runs = sorted((run for history in histories for run in history.runs), key=lambda run: run.at)
-    return {run.pid: run for run in runs}
+def _deaths(histories: Iterable[History]) -> Mapping[int, float]:
+    """Return when processes were killed by a job, by process: each such job kills at once."""
+    killers = (history for history in histories if history.name in KILLERS)
+    return {run.pid: run.at for history in killers for run in history.runs if run.end is None}
 
 
-def _is_excused(history: History, told: Line, faults: Sequence[Line], last: Mapping[int, Run]) -> bool:
+def _is_excused(history: History, told: Line, faults: Sequence[Line], deaths: Mapping[int, float]) -> bool:
     """Whether a fault explains that a process learned of a job's end late, or not at all."""
     ended_by, at = _ended_by(history), told["at"]
     if at - ended_by <= _TOLD:
         return True
-    # On Postgres a worker notifies after the commit, and its next run may kill it right then.
-    for line in history.completed:
-        next_run = last.get(line["pid"])
-        if next_run is not None and next_run.end is None and abs(next_run.at - line["at"]) <= _NOTIFIED:
-            return True
+    # On Postgres a worker notifies after the commit, and its next job may kill it right then.
+    if any(0 <= deaths.get(line["pid"], 0.0) - line["at"] <= _NOTIFIED for line in history.completed):
+        return True
     # A notification during a fault may be lost. The process asks again once it listens again.
     return any(
         _is_in_the_way(fault, history.db)

@@ -12,7 +12,7 @@ from redisjobs.model.definition import Accuracy, ms_of, slot_id
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.checks.histories import History, Key
 from redisjobs.torture.fleet.final import FinalState
-from redisjobs.torture.fleet.rules import SPAN
+from redisjobs.torture.fleet.rules import SPAN, is_of_other_rule
 
 Slots = Mapping[datetime, History]
 """The jobs of one schedule by their slots."""
@@ -67,7 +67,7 @@ def _of_one(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
 
 def _rules(slots: Slots) -> bool:
     """Whether some slots are of the other rule, from a release that was rolled back."""
-    return any(slot.microsecond for slot in slots)
+    return any(map(is_of_other_rule, slots))
 
 
 def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
     apart, but two slots of one rule only one span.
     """
     for first, second in pairwise(sorted(slots)):
-        is_change = first.microsecond != second.microsecond
+        is_change = is_of_other_rule(first) != is_of_other_rule(second)
         if second - first > (1.5 * SPAN if is_change else SPAN):
             yield f"between {slots[first].job} and {slots[second].job} slots were never fired"
     if max(slots) != info.last_slot:

@@ -10,3 +10,8 @@ RULE = Schedule.every(SPAN)
 """The rule of the schedule that the torture's workers declare."""
 OTHER_RULE = Schedule.every(SPAN, datetime(1970, 1, 1, microsecond=500_000, tzinfo=UTC))
 """Its rule in a release that is rolled back: half a second off, so that each slot shows its rule."""
+
+
+def is_of_other_rule(slot: datetime) -> bool:
+    """Whether a slot is one of `OTHER_RULE`."""
+    return slot.microsecond > 0

@@ -14,6 +14,7 @@ from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import flows, jobs
 from redisjobs.torture.fleet.fleet import GRACE
 from redisjobs.torture.fleet.hosts import HOSTS
+from redisjobs.torture.fleet.rules import is_of_other_rule
 from redisjobs.torture.nemesis.fault import Fault, System
 
 HELD = 10
@@ -298,4 +299,4 @@ def _fired_by(recording: Path) -> int:
     whole, _, _ = recording.read_bytes().rpartition(b"\n") if recording.exists() else (b"", b"", b"")
     lines = map(json.loads, whole.splitlines())
     fired = (line["slot"] for line in lines if line["what"] == ScheduleFired.__name__)
-    return sum(datetime.fromisoformat(slot).microsecond > 0 for slot in fired)
+    return sum(is_of_other_rule(datetime.fromisoformat(slot)) for slot in fired)

@@ -13,6 +13,7 @@ _DRIFT = 0.001  # share of the time that has passed
 _GAPS = 4096  # how many gaps between answers are remembered
 _SILENCE = 0.6  # share of a lease that the server may be silent; with the third before a beat, less than a lease
 _SHORT = 0.02  # seconds; shorter gaps matter for no lease
+_CHANGES = 2  # of the server within a lease; more are no failovers: a proxy lets several servers answer in turn
 
 
 class Clock:
@@ -26,6 +27,8 @@ class Clock:
         self._even_since = float("inf")
         # When each gap ended, and how long it was. Each is longer than all later ones.
         self._gaps: deque[tuple[float, float]] = deque()
+        self._server = ""  # which one gave the last answer
+        self._changed_at: deque[float] = deque(maxlen=_CHANGES)
 
     def now_ms(self, now: float) -> int:
         """Return the server's time, as well as it is known."""
@@ -68,9 +71,21 @@ class Clock:
             return there - least
         return 0.0
 
-    def doubt(self, now: float) -> None:
-        """Trust the clock only from now on: another server answers, and beats of the last seconds may be lost."""
-        self._even_since = now
+    def note_server(self, server: str, lease: float, now: float) -> bool:
+        """Note which server has answered, '' if unknown; return whether the clock is trusted only from now on.
+
+        Another server may lack the beats of the last seconds. Where servers change more than `_CHANGES` times
+        within a lease, that means nothing: else no lost worker would ever be taken for dead.
+        """
+        is_other = bool(server and self._server and server != self._server)
+        self._server = server or self._server
+        if not is_other:
+            return False
+        is_failover = len(self._changed_at) < _CHANGES or self._changed_at[0] < now - lease
+        self._changed_at.append(now)
+        if is_failover:
+            self._even_since = now
+        return is_failover
 
     def is_trusted(self, lease: float, now: float) -> bool:
         """Return whether a lease of `lease` seconds that seems to be over surely is.

@@ -34,7 +34,6 @@ class Reclaimer:
         self._promoter = promoter
         self._timer = member.timer
         self._lease = member.settings.lease
-        self._server = ""  # which one gave the last answer
         self._after = ""  # where tidying continues
         self._thorough = True  # check every worker's beat: the server's clock may have been set back
         self._is_only_worker = False  # the last look found no other worker
@@ -69,10 +68,10 @@ class Reclaimer:
             )
 
     def _note_server(self, server: str) -> None:
-        """Note which server has answered. If it is another one, it may lack the beats of the last seconds."""
-        if server and self._server and server != self._server:
-            self._member.clock.doubt(time.monotonic())
-        self._server = server or self._server
+        if self._member.clock.note_server(server, self._lease, time.monotonic()):
+            self._member.log.warning(
+                "another server answers, or it was restarted: no worker is taken for dead for a lease"
+            )
 
     async def look(self, *, others: bool) -> bool:
         """Fence workers that are surely lost and hand back the jobs of fenced ones; return whether there were any.

@@ -626,6 +626,14 @@ def test_a_fault_of_all_excuses_no_run_that_comes_again_long_after_it() -> None:
     assert again(A, started("x", 2, 209.3, 3), cut(200, 201)) == "none"
 
 
+def test_a_job_that_its_worker_is_known_to_have_lost_may_wait_its_turn_for_long() -> None:
+    late = started("x", 2, 230, 2)
+
+    assert again(A, late, cut(200, 201)) == "none"
+    assert again(A, late, cut(200, 201), settled("x", 1, 202, reply="LEASE_LOST")) == "network cut"
+    assert again(A, late, cut(200, 201), settled("x", 1, 209, reply="LEASE_LOST")) == "none"
+
+
 def test_a_job_comes_again_the_later_the_more_poison_ends_those_who_would_start_it() -> None:
     def poison(*starts: float) -> Lines:
         return [

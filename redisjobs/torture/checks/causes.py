@@ -211,7 +211,7 @@ class Causes:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
             mine = fault["hits"] == "all" and _hit(fault, run) and _was_held(run, fault, second.at)
-            in_time = mine and second.at <= self._comes_by(fault, run.start["db"], longer)
+            in_time = mine and _lost_by(run, second) <= self._comes_by(fault, run.start["db"], longer)
             if in_time and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
@@ -317,6 +317,11 @@ def _was_released(run: Run) -> bool:
     if run.settled is not None:
         return bool(run.settled["settlement"] == "Release")
     return run.end is not None and bool(run.end["result"] == "cut")
+
+
+def _lost_by(run: Run, second: Run) -> float:
+    """Return by when a run had surely lost its job: it was refused, or the next began, which may wait its turn."""
+    return float(run.settled["at"]) if run.refused and run.settled is not None else second.at
 
 
 def _held_until(run: Run, again: float) -> float:

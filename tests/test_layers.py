@@ -251,6 +251,7 @@ def loads(script: str, *arguments: str) -> set[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["import redisjobs", "from redisjobs import JobQueue", "import redisjobs.sync"])
 def test_importing_the_package_loads_no_client_no_server_and_no_command_line(script: str) -> None:
     assert loads(script) & (HEAVY | EXPLAINING | {"redis"}) == set()

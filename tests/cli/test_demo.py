@@ -174,6 +174,7 @@ def test_a_worker_that_dies_by_itself_ends_the_demo_with_a_reason(demos: Command
     assert demos.left() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["nowhere", "."])
 def test_a_directory_without_files_is_a_mistake(demos: Commands, tmp_path: Path, what: str) -> None:
     demo = demos.start(tmp_path / what)

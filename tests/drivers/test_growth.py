@@ -427,6 +427,7 @@ async def test_a_claim_of_a_paused_name_reads_no_more_large_jobs_than_make_up_1_
     assert 5 < len(parked) <= FEW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [1, 120])
 async def test_after_small_jobs_a_plain_read_brings_16_mb_at_most_if_large_ones_are_still_to_come(
     bench: Bench, large: int

@@ -131,6 +131,7 @@ async def test_addresses_of_another_topology_among_the_right_ones_do_no_harm(
     await run_jobs(f"redis+sentinel://{HOST}:{node.port},{HOST}:{sentinel.port}/jobs/0", queue_name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_sentinel", "at_server", "userinfo", "query", "said"),
     [

@@ -429,6 +429,7 @@ def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixt
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("way", ["async", "thread"])
 async def test_the_log_warns_of_a_handler_that_waits_for_a_slot_of_its_own_one_slot_worker(

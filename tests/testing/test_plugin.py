@@ -202,6 +202,7 @@ def test_the_plugin_is_registered_by_the_name_that_turns_it_off(project: pytest.
     ran.stdout.fnmatch_lines(["*fixture 'jobs' not found*"])
 
 
+@pytest.mark.slow
 def test_the_plugin_loads_nothing_until_a_test_asks_for_a_fixture() -> None:
     program = "import pytest, sys; before = set(sys.modules); import redisjobs.testing.plugin"
     program += "; print(*set(sys.modules) - before)"

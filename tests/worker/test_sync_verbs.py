@@ -185,6 +185,7 @@ async def test_threads_of_a_handler_save_steps_too_but_not_of_one_name_at_a_time
     assert "step 'a' has not ended" in said[0]
 
 
+@pytest.mark.slow
 def test_an_abandoned_thread_whose_worker_and_loop_have_ended_waits_for_nothing(queue_name: str) -> None:
     store, said = MemoryStore(queue_name), list[str]()
     begun, go = threading.Event(), threading.Event()

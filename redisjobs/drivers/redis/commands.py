@@ -287,9 +287,8 @@ def run_id() -> Command[str]:
 
     def parse(reply: Any) -> str:
         raw = reply if isinstance(reply, bytes) else str(reply).encode()
-        found = re.search(
-            rb"^run_id:(\w+)", raw, re.MULTILINE
-        )  # paths of the server stand there too, as raw bytes
+        # Not decoded as a whole: paths of the server stand there too, and need not be UTF-8.
+        found = re.search(rb"^run_id:(\w+)", raw, re.MULTILINE)
         return found[1].decode() if found else ""
 
     return Command(["INFO", "server"], parse, when_refused="", looks_back=True)

@@ -1,5 +1,6 @@
 """Runs commands of redisjobs in a session of their own, and finds the processes that they leave."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +74,16 @@ def commands(*command: str) -> Iterator[Commands]:
     running = Commands(*command)
     yield running
     running.end()
+
+
+_FINDINGS = ("lost", "stolen", "left", "twice", "wrong")
+
+
+def report_of(torture: "subprocess.Popen[str]", file: Path, timeout: float) -> dict[str, Any]:
+    """What a torture, which has to pass, reports in a file. If it fails, what it found is named first."""
+    out, err = torture.communicate(timeout=timeout)
+    told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    found = {name: told[name] for name in _FINDINGS if told.get(name)}
+    assert (torture.returncode, found) == (0, {}), f"{err[-2000:]}\n{out}"
+    assert (told["passed"], err) == (True, "")
+    return told | {"text": out}

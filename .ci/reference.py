@@ -34,13 +34,14 @@ _TITLES = {
     "errors": ("Errors and steering", "For developers who catch errors, or raise one to choose a job's outcome."),
     "metrics": (
         "Metrics and tracing",
-        "For operators: `from redisjobs.metrics import Metrics`, `from redisjobs.tracing import Tracing`.",
+        "For operators: `from redisjobs.contrib.metrics import Metrics`, "
+        "`from redisjobs.contrib.tracing import Tracing`.",
     ),
     "frameworks": (
         "Frameworks",
-        "For developers: `redisjobs.django.Backend`, `redisjobs.django.Connections`, "
-        "`from redisjobs.sqlalchemy import push_on_commit`, and `from redisjobs.pydantic_ai import JobDurability, "
-        "signal_of`.",
+        "For developers: `redisjobs.contrib.django.Backend`, `redisjobs.contrib.django.Connections`, "
+        "`from redisjobs.contrib.sqlalchemy import push_on_commit`, and "
+        "`from redisjobs.contrib.pydantic_ai import JobDurability, signal_of`.",
     ),
     "web": ("The web page", "For operators: `from redisjobs.web import Dashboard, Verb, ALL, READ_ONLY`."),
     "sync": (
@@ -127,9 +128,10 @@ def api() -> dict[Path, str]:
         _, *rooms, _ = found.path.split(".")
         groups[next((_PAGES[room] for room in reversed(rooms) if room in _PAGES), "queues")].append(found)
     sync = package["sync"]
-    groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
-    groups["metrics"].append(package["tracing"]["Tracing"])
-    django, database, agents = package["django"], package["sqlalchemy"], package["pydantic_ai"]
+    contrib = package["contrib"]
+    groups["metrics"] = [contrib["metrics"][name] for name in ("Metrics", "QueueMetrics")]
+    groups["metrics"].append(contrib["tracing"]["Tracing"])
+    django, database, agents = contrib["django"], contrib["sqlalchemy"], contrib["pydantic_ai"]
     groups["frameworks"] = [
         django["backend.Backend"],
         django["connections.Connections"],

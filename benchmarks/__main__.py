@@ -25,7 +25,7 @@ from benchmarks.systems import (
     python,
     python_version,
 )
-from redisjobs import server
+from redisjobs.local import server
 
 RESULTS, DOCS = HERE / "results", CHECKOUT / "docs"
 _DATA = DOCS / "benchmarks.json"

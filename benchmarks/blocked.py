@@ -15,7 +15,8 @@ from benchmarks.measures import Figures
 from benchmarks.report import number, ratios, spread, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import US, Failed
-from redisjobs import JobName, JobQueue, server
+from redisjobs import JobName, JobQueue
+from redisjobs.local import server
 from redisjobs.model.transitions import MOST_JOBS, Ack
 
 QUEUE = "bench"

@@ -15,9 +15,9 @@ import anyio
 import redis
 
 from benchmarks.report import number, table
-from redisjobs import server
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import OnConflict, State

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.systems import Failed
-from redisjobs import server
 from redisjobs.errors import DriverError
 from redisjobs.events.recording import Line
-from redisjobs.torture.checks import lines
-from redisjobs.torture.checks.follow_ups import follow_up
-from redisjobs.torture.checks.histories import histories_of
-from redisjobs.torture.fleet.final import FinalState, final_state
-from redisjobs.torture.fleet.fleet import Fleet
-from redisjobs.torture.fleet.hosts import Kind
-from redisjobs.torture.fleet.jobs import Step
-from redisjobs.torture.fleet.redis_store import RedisStore
+from redisjobs.local import server
+from redisjobs_proof.torture.checks import lines
+from redisjobs_proof.torture.checks.follow_ups import follow_up
+from redisjobs_proof.torture.checks.histories import histories_of
+from redisjobs_proof.torture.fleet.final import FinalState, final_state
+from redisjobs_proof.torture.fleet.fleet import Fleet
+from redisjobs_proof.torture.fleet.hosts import Kind
+from redisjobs_proof.torture.fleet.jobs import Step
+from redisjobs_proof.torture.fleet.redis_store import RedisStore
 
 _WORKERS = 2
 _LEASE = 0.5  # seconds: no worker takes a job over before it has lived for a lease, and few live for long here

@@ -19,7 +19,7 @@ from benchmarks.report import DASH, Run, spread, table
 from benchmarks.rounds import installed
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import US, Failed, python, python_version
-from redisjobs import server
+from redisjobs.local import server
 
 Item = TypeVar("Item")
 

@@ -17,7 +17,8 @@ from benchmarks.fleet_report import FEW, PROBES, SLOWLY, Check, Costs, Phase, Re
 from benchmarks.fleet_traffic import Timer, counts, sent, timers
 from benchmarks.session import SIZE, Monitor
 from benchmarks.systems import CHECKOUT, HERE, Failed
-from redisjobs import JobName, __version__, server
+from redisjobs import JobName, __version__
+from redisjobs.local import server
 from redisjobs.sync import JobQueue
 
 _IDLE, _BUSY, _SETTLED = 40.0, 10.0, 4.0  # seconds: of a measure of a few; until a new rate is steady

@@ -13,7 +13,7 @@ import redis
 
 from benchmarks.fleet_process import QUEUE
 from benchmarks.systems import CHECKOUT, Failed
-from redisjobs import server
+from redisjobs.local import server
 
 SPARE = 300
 """Files and connections beside those of the fleet."""

@@ -23,8 +23,9 @@ from benchmarks import report
 from benchmarks.__main__ import attach
 from benchmarks.report import number, ratios, spread, table
 from benchmarks.session import SIZE
-from redisjobs import JobContext, JobQueue, Worker, server
+from redisjobs import JobContext, JobQueue, Worker
 from redisjobs.errors import RedisJobsError
+from redisjobs.local import server
 
 QUEUE = "flows"
 MOST_CALLS = 1.0  # that a step may cost, beside one for the job

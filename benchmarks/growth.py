@@ -13,8 +13,8 @@ from benchmarks import calls
 from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
-from redisjobs import server
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Beat
 from redisjobs.model.stored import Declarer, ListSchedules, Put, PutSchedules

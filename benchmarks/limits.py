@@ -30,8 +30,9 @@ from benchmarks.blocked import (
 from benchmarks.limits_process import AT_ONCE, LEASE, RATE, holders_key, registered
 from benchmarks.report import table
 from benchmarks.systems import CHECKOUT, SYSTEMS, US, Failed, python
-from redisjobs import JobQueue, server
+from redisjobs import JobQueue
 from redisjobs.events import recording
+from redisjobs.local import server
 
 _WORKERS, _KILLS = 4, 10  # processes; how many of them are killed in a run
 _LEAST = 0.9  # of what is allowed has to run

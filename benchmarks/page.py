@@ -25,7 +25,8 @@ import httpx
 import redis
 
 from benchmarks.report import table
-from redisjobs import JobName, JobQueue, Keep, Retention, Worker, no_retry, server
+from redisjobs import JobName, JobQueue, Keep, Retention, Worker, no_retry
+from redisjobs.local import server
 
 Admin = Any  # a client of redis-py, whose types differ from release to release
 

@@ -18,7 +18,7 @@ from benchmarks.report import DASH, Run, number, spread, table
 from benchmarks.rounds import installed, measure
 from benchmarks.session import SIZE
 from benchmarks.systems import HERE, US, python, python_version
-from redisjobs import postgres_server
+from redisjobs.local import postgres_server
 
 Edge = tuple[float, int]
 """A time, and how many jobs are done by then."""

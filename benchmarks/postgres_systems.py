@@ -11,7 +11,7 @@ import psycopg
 
 from benchmarks.session import Session, family_cpu
 from benchmarks.systems import CHECKOUT, US, VENVS, Commands, Failed, System
-from redisjobs import postgres_server
+from redisjobs.local import postgres_server
 
 _DATABASE = "bench"
 _OPTIONS = ("shared_buffers=256MB", "max_wal_size=4GB", "log_line_prefix=%d ")

@@ -16,14 +16,15 @@ from benchmarks.report import number, table
 from benchmarks.scheduler_process import SELDOM, Tick
 from benchmarks.stepped_server import SteppedServer
 from benchmarks.systems import CHECKOUT, Failed
-from redisjobs import Schedule, server
+from redisjobs import Schedule
 from redisjobs.events.recording import Line
+from redisjobs.local import server
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.sync import JobQueue
-from redisjobs.torture.checks import lines
-from redisjobs.torture.checks.histories import histories_of
-from redisjobs.torture.checks.slots import misfired
-from redisjobs.torture.fleet.final import FinalState
+from redisjobs_proof.torture.checks import lines
+from redisjobs_proof.torture.checks.histories import histories_of
+from redisjobs_proof.torture.checks.slots import misfired
+from redisjobs_proof.torture.fleet.final import FinalState
 
 _QUEUE = "bench"
 _SCHEDULERS = 3

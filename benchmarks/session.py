@@ -21,7 +21,7 @@ from typing import Any, Self
 import redis
 
 from benchmarks.systems import Failed, System
-from redisjobs import server
+from redisjobs.local import server
 
 SIZE = 200  # bytes of a job's one argument
 _TICK = os.sysconf("SC_CLK_TCK")

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import anyio
 
-from redisjobs import JobQueue, Priority, Worker, server
+from redisjobs import JobQueue, Priority, Worker
+from redisjobs.local import server
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import redis
 
-from redisjobs import server
 from redisjobs.errors import ServerNotFound
+from redisjobs.local import server
 
 _LIBRARIES = (
     "/usr/lib/*/faketime/libfaketimeMT.so.1",

@@ -15,7 +15,8 @@ import redis
 from benchmarks.report import spread, table
 from benchmarks.systems import CHECKOUT, Failed
 from benchmarks.waiters import percentile
-from redisjobs import JobContext, JobName, JobQueue, Worker, server
+from redisjobs import JobContext, JobName, JobQueue, Worker
+from redisjobs.local import server
 
 _QUEUE = "bench"
 _WITHIN = 180.0  # seconds

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import redis
 
-from redisjobs import postgres_server, server
 from redisjobs.drivers.postgres import schema
 from redisjobs.drivers.redis import scripts
+from redisjobs.local import postgres_server, server
 
 SLOW = 20.0  # ms that no call of the server may take
 _NAMES = {scripts.script(name).sha: name for name in scripts.names()}

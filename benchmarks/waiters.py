@@ -22,7 +22,7 @@ from benchmarks import report, waiters_process
 from benchmarks.__main__ import RESULTS, attach
 from benchmarks.report import number, spread, table
 from benchmarks.systems import CHECKOUT, Failed
-from redisjobs import server
+from redisjobs.local import server
 
 _QUEUE = "bench"
 _WITHIN = 120.0  # seconds until all wait

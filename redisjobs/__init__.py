@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     )
 
     # Middleware
-    from redisjobs.middleware import Middleware
+    from redisjobs.events.middleware import Middleware
 
     # Jobs
     from redisjobs.model.chunks import Chunk
@@ -110,12 +110,12 @@ if TYPE_CHECKING:
     from redisjobs.model.why import Cause, Why
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
-    # Workers and services
-    from redisjobs.scheduler.scheduler import Scheduler
-
     # Schedules
     from redisjobs.schedules.schedule import Schedule
-    from redisjobs.service import Lifespan, Service
+
+    # Workers and services
+    from redisjobs.worker.scheduler.scheduler import Scheduler
+    from redisjobs.worker.service import Lifespan, Service
     from redisjobs.worker.worker import Worker
 
 _MODULES = {
@@ -164,7 +164,7 @@ _MODULES = {
         *("ChildGroup", "ChildInfo", "ChildOf", "DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo"),
         "WorkerInfo",
     ],
-    "middleware": ["Middleware"],
+    "events.middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
     "model.progress": ["Progress"],
     "model.queries": ["Counts"],
@@ -172,13 +172,13 @@ _MODULES = {
     "model.retention": ["Keep", "Retention"],
     "model.retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
     "schedules.schedule": ["Schedule"],
-    "scheduler.scheduler": ["Scheduler"],
+    "worker.scheduler.scheduler": ["Scheduler"],
     "model.definition": ["Accuracy"],
     "model.statistics": [
         *("CauseStatistics", "Interval", "NameStatistics", "Overview", "Percentiles", "QueueSample", "Tally"),
     ],
     "model.stored": ["ScheduleInfo"],
-    "service": ["Lifespan", "Service"],
+    "worker.service": ["Lifespan", "Service"],
     "model.steps": ["StepInfo"],
     "model.transitions": ["PreparedJob", "Reply"],
     "model.why": ["Cause", "Why"],

@@ -4,18 +4,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
 from redisjobs.client.checks import id_of
 from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
-from redisjobs.client.inspector import Inspector
 from redisjobs.client.push import Chunk, Conflict, push_chunks, raise_conflicts
 from redisjobs.client.pushing import Pushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
+from redisjobs.control.inspector import Inspector
 from redisjobs.model import chunks, sync_verbs
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
@@ -24,7 +24,9 @@ from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
 from redisjobs.model.transitions import NewJob, Reply
-from redisjobs.serving import Serving
+
+if TYPE_CHECKING:
+    from redisjobs.worker.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 R = TypeVar("R")
 
@@ -64,7 +66,7 @@ class JobHandle(PushedJob, Generic[R]):
         return await self._queue.signal(self.id, name, value)
 
 
-class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
+class JobQueue(Inspector, Pushing[JobHandle[Any]]):
     """A queue of jobs: register handlers on it, and push jobs to it.
 
     Use it in `async with queue:`, or call `aclose` at the end. It connects with its first call.
@@ -103,6 +105,37 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
         """Close all connections of this event loop, including those of this queue's worker."""
         self._waitings.close()
         await super().disconnect()
+
+    def service(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Service":
+        """Return a service: a worker and a scheduler of this queue inside a program; see `Service`."""
+        from redisjobs.worker.service import Service
+
+        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
+
+    def lifespan(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        then: "AppLifespan | None" = None,
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Lifespan":
+        """Return a lifespan for an ASGI application's `lifespan=`; see `Lifespan`.
+
+        With `worker=False` the application only pushes: it connects at the start, and closes at the end. Options
+        of a worker then have no effect.
+        """
+        from redisjobs.worker.service import Lifespan
+
+        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def schedules(self) -> Schedules[JobHandle[Any]]:

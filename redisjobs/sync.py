@@ -8,19 +8,19 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
 from redisjobs.client.checks import id_of
 from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
-from redisjobs.client.inspector import SyncInspector
 from redisjobs.client.push import Conflict, raise_conflicts
 from redisjobs.client.pushing import SyncPushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
+from redisjobs.control.inspector import SyncInspector
 from redisjobs.model import context
 from redisjobs.model.chunks import Chunk, checked_after
 from redisjobs.model.info import JobInfo
@@ -30,7 +30,9 @@ from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
 from redisjobs.model.sync_verbs import JobContext as JobContext
 from redisjobs.model.transitions import NewJob, Reply
-from redisjobs.serving import Serving
+
+if TYPE_CHECKING:
+    from redisjobs.worker.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 R = TypeVar("R")
 
@@ -66,7 +68,7 @@ class JobHandle(PushedJob, Generic[R]):
         return self._queue.signal(self.id, name, value)
 
 
-class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
+class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.
 
     Threads may share it. Use it in `with queue:`, or call `close` at the end. Its calls block their thread: in an
@@ -104,6 +106,37 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
         """Close all connections of this event loop, including those of this queue's worker."""
         await super().disconnect()
         self.close()
+
+    def service(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Service":
+        """Return a service: a worker and a scheduler of this queue inside a program; see `Service`."""
+        from redisjobs.worker.service import Service
+
+        return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
+
+    def lifespan(
+        self,
+        *,
+        worker: bool = True,
+        schedules: bool | None = None,
+        then: "AppLifespan | None" = None,
+        on_failure: "OnFailure" = "raise",
+        **options: "Unpack[WorkerOptions]",
+    ) -> "Lifespan":
+        """Return a lifespan for an ASGI application's `lifespan=`; see `Lifespan`.
+
+        With `worker=False` the application only pushes: it connects at the start, and closes at the end. Options
+        of a worker then have no effect.
+        """
+        from redisjobs.worker.service import Lifespan
+
+        return Lifespan(self, then=then, on_failure=on_failure, worker=worker, schedules=schedules, **options)
 
     @property
     def schedules(self) -> SyncSchedules[JobHandle[Any]]:

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from redisjobs import postgres_server
 from redisjobs.drivers.postgres import schema
 from redisjobs.errors import ServerNotFound
-from redisjobs.postgres_server import PostgresServer
+from redisjobs.local import postgres_server
+from redisjobs.local.postgres_server import PostgresServer
 
 _CI = bool(os.environ.get("CI"))
 _GIVEN = "PG_URL"

@@ -16,7 +16,7 @@ from store import eventually
 
 from redisjobs.model.job import JobName
 from redisjobs.sync import JobQueue
-from redisjobs.torture.fleet.hosts import children
+from redisjobs_proof.torture.fleet.hosts import children
 
 APP = """
 import asyncio, gc, os, signal, sys, threading, time

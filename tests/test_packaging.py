@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import redisjobs
-from redisjobs import postgres_server
 from redisjobs.drivers.redis.origin import origin_of
+from redisjobs.local import postgres_server
 
 
 def run(*words: str | Path, folder: Path) -> str:
@@ -60,7 +60,7 @@ def test_the_wheel_holds_every_module_every_script_the_projects_the_type_marker_
     assert len(projects) > 30
     assert {name for name in held if name.startswith("redisjobs/projects/")} == projects
     assert modules | scripts | {"redisjobs/py.typed"} <= held
-    assert [name for name in held if re.fullmatch(r"redisjobs-[\d.]+\.dist-info/licenses/LICENSE", name)]
+    assert [name for name in held if re.fullmatch(r"redisjobs_queue-[\d.]+\.dist-info/licenses/LICENSE", name)]
     assert not [name for name in held if name.startswith(("tests", "examples")) or "__pycache__" in name]
 
 
@@ -70,7 +70,7 @@ def test_the_version_is_said_in_one_place(wheel: Path, project: Path) -> None:
     sources = [*(project / "redisjobs").rglob("*.py"), project / "pyproject.toml"]
     saying = [path for path in sources if f'"{version}"' in path.read_text("utf-8")]
 
-    assert wheel.name == f"redisjobs-{version}-py3-none-any.whl"
+    assert wheel.name == f"redisjobs_queue-{version}-py3-none-any.whl"
     assert saying == [project / "redisjobs/_version.py"]
 
 
@@ -101,7 +101,7 @@ def test_every_dependency_names_its_lowest_version_and_why_it_is_there(
     metadata: dict[str, Any], project: Path
 ) -> None:
     groups = [metadata["project"]["dependencies"], *metadata["project"]["optional-dependencies"].values()]
-    needed = [line for group in groups for line in group if not line.startswith("redisjobs[")]
+    needed = [line for group in groups for line in group if not line.startswith("redisjobs-queue[")]
     lines = (project / "pyproject.toml").read_text("utf-8").splitlines()
 
     declared = [line for line in lines if re.match(r'  "[\w-]+(\[\w+\])?>=\d[\d.]*["; ]', line)]
@@ -115,7 +115,7 @@ def test_ci_pins_every_dependency_to_its_lowest_version(metadata: dict[str, Any]
     pins = run(sys.executable, ".ci/lowest.py", folder=project).splitlines()
 
     groups = [metadata["project"]["dependencies"], *metadata["project"]["optional-dependencies"].values()]
-    names = {re.split(r"[\[>=;]", line)[0] for group in groups for line in group} - {"redisjobs"}
+    names = {re.split(r"[\[>=;]", line)[0] for group in groups for line in group} - {"redisjobs-queue"}
     assert {pin.partition("==")[0] for pin in pins} == names
     floor = re.search(r"anyio>=([\d.]+)", str(groups))
     assert floor

@@ -12,8 +12,9 @@ from databases import Postgres
 from pages import PROJECT, Page, blocks
 from test_readme import python
 
-from redisjobs import State, server
+from redisjobs import State
 from redisjobs.drivers.postgres.remarks import warning_texts
+from redisjobs.local import server
 from redisjobs.sync import JobQueue
 
 PAGE = Page(PROJECT / "docs/how-to/push-within-a-transaction.md")

@@ -20,9 +20,9 @@ import typer
 import yaml
 from pages import PAGES, PROJECT, README, Page, awaits, blocks, commands_below, of
 
-from redisjobs import server
 from redisjobs.cli.app import make
 from redisjobs.drivers.redis import scripts as lua
+from redisjobs.local import server
 
 pytestmark = pytest.mark.anyio
 
@@ -278,13 +278,7 @@ def test_the_architecture_lists_every_package_and_no_other(project: Path) -> Non
     packages = {
         str(path.parent.relative_to(project)) + "/" for path in (project / "redisjobs").rglob("__init__.py")
     }
-    inner = {
-        package
-        for package in packages
-        if package.startswith(("redisjobs/torture/", "redisjobs/testing/")) and package.count("/") > 2
-    }
-
-    assert named == packages - inner - {"redisjobs/", "redisjobs/drivers/"}
+    assert named == packages - {"redisjobs/", "redisjobs/drivers/"}
 
 
 @pytest.mark.parametrize("page", of(*PAGES))

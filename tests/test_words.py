@@ -45,7 +45,13 @@ def texts() -> list[tuple[Path, str]]:
 
 
 def _texts() -> Iterator[tuple[Path, str]]:
-    for folder, pattern in {"redisjobs": "*.py", "lua": "*.*", "benchmarks": "*.py", "docs": "*.md"}.items():
+    for folder, pattern in {
+        "redisjobs": "*.py",
+        "lua": "*.*",
+        "proof": "*.py",
+        "benchmarks": "*.py",
+        "docs": "*.md",
+    }.items():
         for path in sorted((ROOT / folder).rglob(pattern)):
             # Not what the benchmarks install.
             if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
@@ -73,7 +79,18 @@ def test_no_module_goes_by_a_name_of_old() -> None:
 
 # Plain English
 
-PLAIN = ("README.md", "CONTRIBUTING.md", "docs", "examples", "lua", "redisjobs", "benchmarks", "tests", ".ci")
+PLAIN = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs",
+    "examples",
+    "lua",
+    "redisjobs",
+    "proof",
+    "benchmarks",
+    "tests",
+    ".ci",
+)
 """Files, and folders with all their pages, Python and Lua, whose prose has none of the words below."""
 
 BANNED = {

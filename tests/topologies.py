@@ -9,9 +9,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from redisjobs import DriverError, JobQueue, Worker, server
+from redisjobs import DriverError, JobQueue, Worker
+from redisjobs.local import server
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.torture.topology import _Sentinel, ask, until
+from redisjobs_proof.torture.topology import _Sentinel, ask, until
 
 HOST = server.HOST
 

@@ -1,10 +1,9 @@
 import asyncio
 import os
 
+import meter
 import uvloop
 from ardiq import Ardiq
-
-import meter
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 app = Ardiq(

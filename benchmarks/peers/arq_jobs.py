@@ -2,11 +2,10 @@ import asyncio
 import logging
 import os
 
+import meter
 import uvloop
 from arq import create_pool
 from arq.connections import RedisSettings
-
-import meter
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 SETTINGS = RedisSettings.from_dsn(os.environ["BENCH_URL"])

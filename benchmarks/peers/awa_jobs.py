@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import awa
-
 import meter
 
 URL, QUEUE = os.environ["BENCH_URL"], "bench"

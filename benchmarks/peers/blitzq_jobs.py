@@ -1,10 +1,9 @@
 import asyncio
 import os
 
+import meter
 import uvloop
 from blitzq import Queue
-
-import meter
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 queue = Queue("bench", os.environ["BENCH_URL"], mode="reliable", store_results=False)

@@ -1,9 +1,8 @@
 import asyncio
 import os
 
-from cauli import AsyncCauli
-
 import meter
+from cauli import AsyncCauli
 
 app = AsyncCauli(redis_url=os.environ["BENCH_URL"], default_queue="bench")
 

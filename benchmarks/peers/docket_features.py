@@ -2,10 +2,9 @@ import asyncio
 import os
 from datetime import timedelta
 
+import meter
 import uvloop
 from docket import ConcurrencyLimit, CurrentDocket, Docket, Progress, RateLimit, Worker
-
-import meter
 
 KEPT, KEYS = ("kept", "wait"), 100
 LACKS = {"unique_start": "has no such key"}

@@ -2,9 +2,8 @@ import os
 import time
 
 import dramatiq
-from dramatiq.brokers.redis import RedisBroker
-
 import meter
+from dramatiq.brokers.redis import RedisBroker
 from drive import threads
 
 broker = RedisBroker(url=os.environ["BENCH_URL"])

@@ -11,12 +11,11 @@ import os
 import uuid
 from dataclasses import dataclass
 
+import meter
 import orjson
 import redis
 import redis.asyncio
 from pydantic import TypeAdapter
-
-import meter
 
 URL = os.environ["BENCH_URL"]
 STREAM, GROUP, LOCATOR, BATCH = "floor:ready", "workers", "floor:jobs", 100

@@ -1,10 +1,9 @@
 import os
 import time
 
-from mayu import App
-
 import meter
 from drive import threads
+from mayu import App
 
 app = App(broker=os.environ["BENCH_URL"], default_queue="bench")  # without result_ttl, results are not kept
 

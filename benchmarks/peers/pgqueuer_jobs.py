@@ -1,11 +1,10 @@
 import os
 from contextlib import asynccontextmanager
 
+import meter
 import psycopg
 from pgqueuer import PgQueuer, Queries
 from pgqueuer.db import PsycopgDriver
-
-import meter
 
 URL = os.environ["BENCH_URL"]
 _BATCH = 1000

@@ -1,8 +1,7 @@
 import os
 
-from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
-
 import meter
+from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
 URL = os.environ["BENCH_URL"]
 app = App(connector=PsycopgConnector(conninfo=URL))

@@ -3,9 +3,9 @@ import os
 from dataclasses import dataclass
 from itertools import count
 
-from redisjobs import JobContext, JobName, JobQueue, PushOptions
-
 import meter
+
+from redisjobs import JobContext, JobName, JobQueue, PushOptions
 
 KEYS = 100  # of limited jobs
 LACKS = {}

@@ -3,10 +3,10 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
+import meter
+
 from redisjobs import Fail, JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
-
-import meter
 
 URL = os.environ["BENCH_URL"]
 queue = JobQueue(URL, name="bench")

@@ -2,9 +2,8 @@ import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 
-from streaq import Worker
-
 import meter
+from streaq import Worker
 
 worker = Worker(
     redis_url=os.environ["BENCH_URL"],

@@ -1,10 +1,9 @@
 import asyncio
 import os
 
-from tarsk import App
-
 import meter
 from drive import threads
+from tarsk import App
 
 app = App(broker=os.environ["BENCH_URL"], default_timeout=60, max_timeout=60)
 

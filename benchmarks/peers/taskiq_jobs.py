@@ -1,10 +1,9 @@
 import asyncio
 import os
 
+import meter
 from taskiq.serializers import ORJSONSerializer
 from taskiq_redis import RedisStreamBroker
-
-import meter
 
 # From the stream's start: its own default, `$`, never runs what was pushed before the first worker.
 broker = RedisStreamBroker(os.environ["BENCH_URL"], consumer_id="0").with_serializer(ORJSONSerializer())

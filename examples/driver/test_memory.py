@@ -9,8 +9,8 @@ from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.model.driver import Driver
 from redisjobs.testing.clock import Clock
-from redisjobs.testing.driver_contract import *  # noqa: F403
-from redisjobs.testing.store import DriverStore
+from redisjobs_proof.contract import *  # noqa: F403
+from redisjobs_proof.contract.store import DriverStore
 
 
 class MemoryStore:

@@ -6,7 +6,7 @@ from sentry_sdk.integrations.logging import ignore_logger
 
 from redisjobs import Fail, JobContext, JobQueue, JobStalled, JobTimeout, Middleware, Retry, Snooze
 from redisjobs.events import SettledJob
-from redisjobs.middleware import CallNext, OutgoingJob, RunningJob
+from redisjobs.events.middleware import CallNext, OutgoingJob, RunningJob
 from redisjobs.model.outcome import Outcome, Raised
 
 sentry_sdk.init(dsn=os.environ.get("SENTRY_DSN"), traces_sample_rate=0.1)

@@ -17,7 +17,7 @@ import typer.core
 from redisjobs._version import __version__
 from redisjobs.base.visible import visible
 from redisjobs.cli.config import Config, load
-from redisjobs.cli.errors import CommandError
+from redisjobs.cli.errors import CommandError, Mistake
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
 
@@ -44,7 +44,7 @@ _COMMANDS = {
     "relay": "redisjobs.cli.relay:relay",
     "move": "redisjobs.cli.move:move",
     "demo": "redisjobs.cli.demo:demo",
-    "torture": "redisjobs.cli.torture:torture",
+    "torture": "redisjobs_proof.torture.command:torture",
     "push": "redisjobs.cli.push:push",
     "stats": "redisjobs.cli.stats:stats",
     "queues": "redisjobs.cli.queues:list_queues",
@@ -160,7 +160,14 @@ def _origin(error: typer.BadParameter) -> str:
 
 def _add(app: typer.Typer, name: str) -> None:
     module, _, attribute = _COMMANDS[name].partition(":")
-    command = getattr(import_module(module), attribute)
+    try:
+        command = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "redisjobs_proof":
+            raise
+        raise Mistake(
+            f"`redisjobs {name}` needs redisjobs-proof; in a checkout of redisjobs: pip install ./proof"
+        ) from None
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)
     else:

@@ -35,7 +35,7 @@ from redisjobs.client.operations import FilterOptions
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UniqueConflict
-from redisjobs.events import JobsChanged
+from redisjobs.events.kinds import JobsChanged
 from redisjobs.model import payload
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State

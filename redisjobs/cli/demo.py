@@ -17,11 +17,11 @@ from redisjobs import sync
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.target import named
-from redisjobs.demo import report, results
-from redisjobs.demo.jobs import HashFile
-from redisjobs.demo.place import Place, place
-from redisjobs.demo.results import Line, Verdict
-from redisjobs.demo.workers import Workers
+from redisjobs.local.demo import report, results
+from redisjobs.local.demo.jobs import HashFile
+from redisjobs.local.demo.place import Place, place
+from redisjobs.local.demo.results import Line, Verdict
+from redisjobs.local.demo.workers import Workers
 
 _CHUNK = 500  # jobs pushed between two checks of the counts
 _LOOK = 0.01  # seconds between checks

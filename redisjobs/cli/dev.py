@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from redisjobs import postgres_server, server
 from redisjobs.cli.errors import Failure
+from redisjobs.local import postgres_server, server
 
 _AGAIN = 0.01  # seconds until a lost KeyboardInterrupt is raised again: the destructor has ended by then
 _LOOK = 1.0  # seconds between two checks that the server still runs

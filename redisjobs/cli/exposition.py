@@ -21,7 +21,7 @@ from redisjobs.base.logger import Log
 from redisjobs.cli import responder
 from redisjobs.cli.responder import Answer
 from redisjobs.client.registry import Registry
-from redisjobs.events import ProcessEnded
+from redisjobs.events.kinds import ProcessEnded
 
 logger = Log("redisjobs")
 

@@ -31,7 +31,7 @@ def metrics(targets: Unweighted, listen: Listen = None, once: Once = False, url:
     from prometheus_client import CollectorRegistry, generate_latest
 
     from redisjobs.cli import exposition
-    from redisjobs.metrics import QueueMetrics
+    from redisjobs.contrib.metrics import QueueMetrics
 
     registry = CollectorRegistry()
     registry.register(QueueMetrics(*queues))
@@ -54,7 +54,7 @@ def _wait_for_stop() -> None:
 def need_library() -> None:
     """Raise a `Mistake` unless the extra `metrics` is installed."""
     try:
-        import redisjobs.metrics  # noqa: F401
+        import redisjobs.contrib.metrics  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise

@@ -12,10 +12,10 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.output import say
 from redisjobs.cli.target import Json, where
+from redisjobs.control.move.mover import Moved, Mover, SameQueue
 from redisjobs.errors import DriverError, single_cause
 from redisjobs.model.moving import Taken
 from redisjobs.model.transitions import Pushed, Reply
-from redisjobs.move.mover import Moved, Mover, SameQueue
 from redisjobs.queue import JobQueue
 from redisjobs.worker.settings.shutdown import signals_to_stop
 

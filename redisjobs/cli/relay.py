@@ -16,10 +16,10 @@ from redisjobs.cli.output import say
 from redisjobs.cli.target import Imports, Moved, Unweighted, check_names, check_shared, load, where
 from redisjobs.cli.worker import Counted, Format, Level, count_events, loop_factory
 from redisjobs.client.registry import Registry
+from redisjobs.control.relay.relay import Relay
 from redisjobs.drivers.postgres.connecting import library, shown
 from redisjobs.errors import DriverError
-from redisjobs.events import JobsPushed, OutboxMeasured
-from redisjobs.relay.relay import Relay
+from redisjobs.events.kinds import JobsPushed, OutboxMeasured
 from redisjobs.worker.settings.shutdown import signals_to_stop
 
 logger = Log("redisjobs.relay")

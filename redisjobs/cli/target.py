@@ -18,8 +18,8 @@ from redisjobs.base.visible import visible
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, UniqueConflict
+from redisjobs.local.server import DEFAULT_URL
 from redisjobs.queue import JobQueue
-from redisjobs.server import DEFAULT_URL
 
 _ANSWER = 3.0  # seconds that an operator's command waits for an unavailable server
 

@@ -169,7 +169,7 @@ def count_events(queues: Iterable[Registry], where: str, *, shown: bool) -> None
     from prometheus_client import REGISTRY
 
     from redisjobs.cli import exposition
-    from redisjobs.metrics import Metrics
+    from redisjobs.contrib.metrics import Metrics
 
     counted = Metrics()
     for queue in queues:

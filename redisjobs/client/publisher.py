@@ -6,7 +6,16 @@ from typing import Any
 from redisjobs.client.operations import DONE
 from redisjobs.client.push import name_in
 from redisjobs.errors import DriverError
-from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed, logs
+from redisjobs.events import logs
+from redisjobs.events.kinds import (
+    Event,
+    Events,
+    JobsChanged,
+    JobsPushed,
+    PushFailed,
+    QueuePaused,
+    QueueResumed,
+)
 from redisjobs.model.changes import (
     BulkResult,
     Cancel,

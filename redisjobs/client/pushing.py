@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.push import Conflict, Push
 from redisjobs.client.registry import Registry
-from redisjobs.middleware import NO_CALLS, before_push, before_push_sync
+from redisjobs.events.middleware import NO_CALLS, before_push, before_push_sync
 from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import NewJob
 

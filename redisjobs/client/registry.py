@@ -12,7 +12,7 @@ from redisjobs.client.checks import prepared_by
 from redisjobs.client.functions import HandlerDecorator
 from redisjobs.client.prepare import Preparing
 from redisjobs.errors import DriverError, RegistrationError
-from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.events.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.model import payload
 from redisjobs.model.annotations import returned_type
 from redisjobs.model.changes import Change
@@ -39,7 +39,7 @@ from redisjobs.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
     from redisjobs.client.publisher import Publisher
-    from redisjobs.events import Events
+    from redisjobs.events.kinds import Events
 
 P = TypeVar("P")
 

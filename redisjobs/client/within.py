@@ -12,7 +12,7 @@ from redisjobs.drivers.postgres.outbox import ADD
 from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.drivers.postgres.within import Transaction, state_of, transaction_of
 from redisjobs.errors import Forbidden
-from redisjobs.middleware import PushEnds
+from redisjobs.events.middleware import PushEnds
 from redisjobs.model.context import note_transaction
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.job import OnConflict, PushedJob

@@ -6,7 +6,7 @@ import threading
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import in_words, number_of, visible
 from redisjobs.errors import Snooze
-from redisjobs.events import (
+from redisjobs.events.kinds import (
     Events,
     JobsCancelled,
     JobsCompleted,

@@ -1,7 +1,7 @@
 """How a settled job is counted, in metrics and in statistics."""
 
 from redisjobs.errors import Snooze
-from redisjobs.events import (
+from redisjobs.events.kinds import (
     JobsCancelled,
     JobsCompleted,
     JobsDead,

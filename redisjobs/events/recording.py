@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redisjobs.events import Event, Events, SettledJob
+from redisjobs.events.kinds import Event, Events, SettledJob
 from redisjobs.model.transitions import Lease
 
 Line = Mapping[str, Any]

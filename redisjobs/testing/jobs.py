@@ -19,13 +19,13 @@ from redisjobs.model import codec
 from redisjobs.model.job import JobName, PushedJob
 from redisjobs.model.options import PushOptions
 from redisjobs.model.transitions import NewJob, Reply
-from redisjobs.service import WorkerOptions
 from redisjobs.testing.clock import Clock
 from redisjobs.testing.driver import Faults, RecordingDriver
 from redisjobs.testing.moves import Moves, checked_queue
 from redisjobs.testing.outcomes import Drained, JobOutcome
 from redisjobs.testing.pushes import Push, Pushes, Wanted
 from redisjobs.testing.runs import Runs
+from redisjobs.worker.service import WorkerOptions
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 
 from redisjobs.client.registry import Registry
 from redisjobs.errors import JobFailed, ResultRefused, Retry, Snooze, UnknownJob
-from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, JobsSuspended, SettledJob
-from redisjobs.middleware import CallNext, Middleware, RunningJob
+from redisjobs.events.kinds import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, JobsSuspended, SettledJob
+from redisjobs.events.middleware import CallNext, Middleware, RunningJob
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext
 from redisjobs.model.failures import deciding

@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from redisjobs.client.registry import Registry
-    from redisjobs.server import Server
+    from redisjobs.local.server import Server
     from redisjobs.testing.jobs import AsyncJobs, Jobs
     from redisjobs.testing.moves import JobsServer
 
@@ -44,7 +44,7 @@ def ajobs(redisjobs_queues: "Iterable[Registry]") -> "Iterator[AsyncJobs]":
 @pytest.fixture(scope="session")
 def redisjobs_server() -> "Iterator[Server]":
     """A Redis or Valkey server on a free port, for the whole run."""
-    from redisjobs import server
+    from redisjobs.local import server
 
     with server.start() as running:
         yield running

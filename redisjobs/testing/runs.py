@@ -10,16 +10,16 @@ from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory import limits, pushes, worker
 from redisjobs.drivers.memory.ends import forget
 from redisjobs.drivers.memory.state import Memory
-from redisjobs.events import JobsSettled
+from redisjobs.events.kinds import JobsSettled
 from redisjobs.model.job import OnConflict
 from redisjobs.model.transitions import NewJob, Reply
-from redisjobs.scheduler.declaring import Declaring
-from redisjobs.scheduler.firing import Firing
-from redisjobs.scheduler.known import Known
-from redisjobs.service import WorkerOptions
 from redisjobs.testing.clock import Clock
 from redisjobs.testing.driver import DRAIN, Faults, Killed, RecordingDriver, name_of
 from redisjobs.testing.outcomes import Drained, JobOutcome, Returned, outcome_of
+from redisjobs.worker.scheduler.declaring import Declaring
+from redisjobs.worker.scheduler.firing import Firing
+from redisjobs.worker.scheduler.known import Known
+from redisjobs.worker.service import WorkerOptions
 from redisjobs.worker.worker import Worker
 
 _MOST_ROUNDS = 1_000  # times that a drain moves on to the next delayed job

@@ -7,7 +7,7 @@ from typing import Any
 
 from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
-from redisjobs.client.requeuing import GO_ON
+from redisjobs.control.requeuing import GO_ON
 from redisjobs.errors import DecodeError, DriverError, EncodeError, Forbidden, Unavailable, UniqueConflict
 from redisjobs.model import payload
 from redisjobs.model.job import Priority, PushedJob, State

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from redisjobs.base.eventloop import Gate, was_asked
 from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
-from redisjobs.events import LoopBlocked, LoopResumed
+from redisjobs.events.kinds import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts

@@ -23,7 +23,7 @@ from redisjobs.base.logger import Log
 from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.events import ProcessEnded
+from redisjobs.events.kinds import ProcessEnded
 from redisjobs.worker.child import NEVER, Child, End, listen
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.shutdown import how_ended

@@ -17,7 +17,7 @@ from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.base.visible import number_of
 from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
-from redisjobs.middleware import Middleware, all_checked
+from redisjobs.events.middleware import Middleware, all_checked
 from redisjobs.model.job import Duration
 from redisjobs.worker.run import WorkerRun, cut_off
 from redisjobs.worker.settings.health import Health, combined

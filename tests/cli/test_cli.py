@@ -1368,6 +1368,16 @@ def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) ->
     assert one_line(told.stderr).endswith(f"needs {missing}; in a checkout of redisjobs: pip install '.[worker]'")
 
 
+@pytest.mark.parametrize("typed", [["torture"], ["torture", "--minutes", "5"], ["torture", "--help"]])
+def test_without_the_proof_one_line_says_what_to_install(typed: list[str]) -> None:
+    code = "import sys; sys.modules['redisjobs_proof'] = None; from redisjobs.__main__ import main; main()"
+
+    told = subprocess.run([sys.executable, "-c", code, *typed], capture_output=True, text=True, timeout=20)
+
+    assert told.returncode == 2
+    assert one_line(told.stderr).endswith("needs redisjobs-proof; in a checkout of redisjobs: pip install ./proof")
+
+
 # What was typed makes sense, but fails: exit 1, and one line
 
 

@@ -15,7 +15,7 @@ from store import eventually
 from redisjobs.cli import app, config
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.worker import worker
-from redisjobs.torture.fleet.hosts import children
+from redisjobs_proof.torture.fleet.hosts import children
 
 COMMAND: Any = typer.main.get_command(app.make())
 KINDS: dict[object, str] = {

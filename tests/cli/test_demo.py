@@ -13,13 +13,13 @@ import pytest
 import redis
 from commands import Commands, commands
 
-from redisjobs.demo import report, results
-from redisjobs.demo.place import Place, place
-from redisjobs.demo.results import Line, Verdict, check
-from redisjobs.demo.workers import Kill
 from redisjobs.events.recording import Recording
+from redisjobs.local.demo import report, results
+from redisjobs.local.demo.place import Place, place
+from redisjobs.local.demo.results import Line, Verdict, check
+from redisjobs.local.demo.workers import Kill
 from redisjobs.sync import JobQueue
-from redisjobs.torture.topology import Cluster
+from redisjobs_proof.torture.topology import Cluster
 
 FILES = 1500  # enough for a worker to be caught half-way
 

@@ -13,7 +13,7 @@ from store import eventually
 from redisjobs.cli import reload
 from redisjobs.cli.errors import Mistake
 from redisjobs.model.job import JobName
-from redisjobs.torture.fleet.hosts import children
+from redisjobs_proof.torture.fleet.hosts import children
 
 HANDLER = """
 import asyncio, os, time

@@ -9,8 +9,8 @@ from store import MemoryStore, RedisStore, Store, documented_rule
 from traffic import LOOKS, looks_while_busy
 
 from redisjobs import JobName, JobQueue, Schedule
-from redisjobs.client.doctor import doctor
-from redisjobs.client.findings import FAULTS, fault_findings, server_findings
+from redisjobs.control.doctor import doctor
+from redisjobs.control.findings import FAULTS, fault_findings, server_findings
 from redisjobs.drivers.memory.state import Line
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import SetLimit
@@ -21,7 +21,7 @@ from redisjobs.model.moving import FindTaken, ForgetTaken, Take
 from redisjobs.model.queries import FindWorkers, WorkersFound
 from redisjobs.model.transitions import Ack, After, NewJob, Release
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.testing.driver_contract.acts import FAILED, claim, rows_of, settle, take_over
+from redisjobs_proof.contract.acts import FAILED, claim, rows_of, settle, take_over
 
 pytestmark = pytest.mark.anyio
 

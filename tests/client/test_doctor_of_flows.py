@@ -9,7 +9,7 @@ from test_doctor import FACTS, faults_of, jobs_in, push, redis_queue, run_all, w
 from redisjobs import JobQueue
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.transitions import After, Group, NewJob, SaveStep, Settlement, Suspend, Wait, WaitsFor
-from redisjobs.testing.driver_contract.acts import claim, settle
+from redisjobs_proof.contract.acts import claim, settle
 
 pytestmark = pytest.mark.anyio
 __all__ = ["redis_queue", "worker"]

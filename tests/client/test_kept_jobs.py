@@ -15,7 +15,7 @@ from redisjobs.model.info import job_info
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Find, Row, Scan
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater
-from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs_proof.contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
 

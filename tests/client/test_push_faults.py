@@ -31,13 +31,13 @@ from redisjobs import (
     Unavailable,
     UniqueConflict,
     Worker,
-    server,
 )
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
 from redisjobs.errors import WrongType
+from redisjobs.local import server
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, NewJob, Reply
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -36,11 +36,11 @@ from redisjobs import (
     Unavailable,
     UniqueConflict,
     UnknownJob,
-    server,
 )
 from redisjobs.errors import ServerNotFound
 from redisjobs.events import JobsPushed
-from redisjobs.middleware import Middleware, OutgoingJob
+from redisjobs.events.middleware import Middleware, OutgoingJob
+from redisjobs.local import server
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.times import REPEATABLE
 from redisjobs.model.transitions import Ack, DeadLetter, Lease, Settlement

@@ -13,11 +13,11 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from conftest import ENGINES, Servers, redis_store_of
 from pydantic import BaseModel
 from results import drain, listening, result, waited_for
 from store import MemoryStore, RedisStore, Store, eventually
 
+from conftest import ENGINES, Servers, redis_store_of
 from redisjobs import (
     DecodeError,
     DriverError,
@@ -43,7 +43,7 @@ from redisjobs import (
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.model.changes import Ending, GetStatus
-from redisjobs.testing.driver_contract.awaiting import ends_by_itself
+from redisjobs_proof.contract.awaiting import ends_by_itself
 
 pytestmark = pytest.mark.anyio
 

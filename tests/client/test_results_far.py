@@ -10,7 +10,8 @@ from store import RedisStore
 
 import redisjobs
 import redisjobs.client.waiting
-from redisjobs import JobQueue, Unavailable, server
+from redisjobs import JobQueue, Unavailable
+from redisjobs.local import server
 from redisjobs.model.changes import Ending, GetStatus
 from redisjobs.model.transitions import After, NewJob
 

@@ -11,7 +11,7 @@ from operating import done
 from store import Store
 
 from redisjobs import Cause, JobContext, JobQueue, PushedJob, State, Worker, no_retry
-from redisjobs.client.reasons import Known, explain
+from redisjobs.control.reasons import Known, explain
 from redisjobs.model.info import WorkerInfo
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply

@@ -14,8 +14,8 @@ from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Scan
 from redisjobs.model.transitions import After
 from redisjobs.queue import JobQueue
-from redisjobs.testing.driver_contract.acts import job
-from redisjobs.testing.driver_contract.scanning import (
+from redisjobs_proof.contract.acts import job
+from redisjobs_proof.contract.scanning import (
     EXPIRED,
     FAILED,
     OTHER,

@@ -15,7 +15,7 @@ from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
 from redisjobs.model.recording import Record
 from redisjobs.model.statistics import Tally, total
-from redisjobs.testing.driver_contract.recording import BEGIN, counted
+from redisjobs_proof.contract.recording import BEGIN, counted
 
 pytestmark = pytest.mark.anyio
 

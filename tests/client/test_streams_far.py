@@ -10,7 +10,7 @@ from results import drain
 from store import RedisStore
 
 from redisjobs import JobContext, JobQueue, Worker
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

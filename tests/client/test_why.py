@@ -9,8 +9,8 @@ from store import RedisStore, Store, documented_rule
 from redisjobs import Cause, JobQueue, Keep, Retention, Why
 from redisjobs._version import __version__
 from redisjobs.client.obstacles import OBSTACLES
-from redisjobs.client.reasons import Known, explain
-from redisjobs.client.why import why as why_steps
+from redisjobs.control.reasons import Known, explain
+from redisjobs.control.why import why as why_steps
 from redisjobs.model.changes import Retain
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.info import JobInfo, WorkerInfo
@@ -32,7 +32,7 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.model.why import Ahead, Standing
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.testing.driver_contract.acts import claim, take_over
+from redisjobs_proof.contract.acts import claim, take_over
 
 pytestmark = pytest.mark.anyio
 

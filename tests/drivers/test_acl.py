@@ -13,9 +13,9 @@ import anyio
 import anyio.to_thread
 import pytest
 import redis
-from conftest import ENGINES, Servers
 from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
+from conftest import ENGINES, Servers
 from redisjobs import (
     DriverError,
     Fail,
@@ -26,10 +26,10 @@ from redisjobs import (
     ResultNotKept,
     Retry,
     Worker,
-    server,
 )
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.changes import Cancel, Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.children import CancelChildren, FindChildren
 from redisjobs.model.definition import Definition
@@ -73,7 +73,7 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.torture.topology import Cluster, _Sentinel, ask
+from redisjobs_proof.torture.topology import Cluster, _Sentinel, ask
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from redisjobs.model.info import worker_infos
 from redisjobs.model.job import OnConflict, Priority
 from redisjobs.model.queries import Count, Find, FindWorkers
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Result, Settlement
-from redisjobs.testing.driver_contract.acts import (
+from redisjobs_proof.contract.acts import (
     AGAIN,
     FAILED,
     LATER,
@@ -43,7 +43,7 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
     wait_in_line,
 )
-from redisjobs.testing.driver_contract.awaiting import told, until_told
+from redisjobs_proof.contract.awaiting import told, until_told
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from redisjobs.model.changes import Cancel, Delete, Requeue, RequeueAll
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.transitions import Ack, After, Due, Lease, Pushed, Release, Reply, Settlement
-from redisjobs.testing.driver_contract.acts import (
+from redisjobs_proof.contract.acts import (
     AGAIN,
     FAILED,
     LATER,

@@ -17,16 +17,17 @@ import anyio.to_thread
 import pytest
 from store import RedisStore, eventually
 
-from redisjobs import JobName, JobQueue, server
+from redisjobs import JobName, JobQueue
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.commands import Commands, hello
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.locator import Address, Question, Search
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import Unavailable
+from redisjobs.local import server
 from redisjobs.model.queries import Count
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -13,19 +13,20 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from conftest import ENGINES, ENGINES_FOR_A_RELEASE
 from redis.asyncio.cluster import RedisCluster
 from store import eventually
 from test_lua import without_comments
 from traffic import Step, Traffic, longest_gap
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, Worker, server
+from conftest import ENGINES, ENGINES_FOR_A_RELEASE
+from redisjobs import JobContext, JobQueue, Worker
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.errors import Unavailable
-from redisjobs.torture.proxy import HOST, Proxy
-from redisjobs.torture.topology import (
+from redisjobs.local import server
+from redisjobs_proof.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.topology import (
     Cluster,
     ask,
     begin_move,

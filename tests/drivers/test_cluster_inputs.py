@@ -13,12 +13,13 @@ from redis.cluster import ClusterNode
 from store import eventually
 from topologies import HOST, Add, one_node, ready, run_jobs
 
-from redisjobs import JobQueue, Worker, server
+from redisjobs import JobQueue, Worker
 from redisjobs.cli.app import make
+from redisjobs.local import server
 from redisjobs.model.health import Level
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.torture.proxy import Proxy
-from redisjobs.torture.topology import Cluster, Sentinels
+from redisjobs_proof.torture.proxy import Proxy
+from redisjobs_proof.torture.topology import Cluster, Sentinels
 
 pytestmark = pytest.mark.anyio
 

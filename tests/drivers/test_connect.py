@@ -26,9 +26,9 @@ from redisjobs import (
     Unavailable,
     Worker,
     WrongType,
-    server,
 )
 from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
+from redisjobs.local import server
 from redisjobs.model.driver import Notification
 from redisjobs.model.queries import Find
 

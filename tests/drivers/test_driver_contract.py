@@ -12,7 +12,7 @@ from pages import PROJECT, Page
 
 PAGE = Page(PROJECT / "docs/drivers.md")
 EXAMPLE = PAGE.files["test_memory.py"]
-PACKAGE = "redisjobs.testing.driver_contract"
+PACKAGE = "redisjobs_proof.contract"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -233,7 +233,7 @@ BUILT = {
 
 
 def test_the_page_names_each_module_of_tests_and_what_to_build_for_it() -> None:
-    folder = PROJECT / "redisjobs/testing/driver_contract"
+    folder = PROJECT / "proof/redisjobs_proof/contract"
     with_tests = {path.stem for path in folder.glob("*.py") if "def test_" in path.read_text("utf-8")}
 
     assert len(MODULES) == len(set(MODULES))
@@ -257,7 +257,7 @@ def test_what_is_built_by_a_step_is_enough_for_its_tests(author: Author, module:
 
 
 def test_no_two_tests_of_the_contract_have_one_name() -> None:
-    folder = PROJECT / "redisjobs/testing/driver_contract"
+    folder = PROJECT / "proof/redisjobs_proof/contract"
     names = [
         name
         for path in folder.glob("*.py")

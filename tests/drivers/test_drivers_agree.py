@@ -17,7 +17,6 @@ import anyio.from_thread
 import pytest
 import redis
 from anyio.from_thread import BlockingPortal
-from conftest import ENGINES, Servers
 from databases import Postgres
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -32,6 +31,7 @@ from hypothesis.stateful import (
 from postgres_store import PostgresStore
 from store import Heart, MemoryStore, RedisStore, Store
 
+from conftest import ENGINES, Servers
 from redisjobs.drivers.memory.ends import trim
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
@@ -88,7 +88,7 @@ from redisjobs.model.transitions import (
     WaitsFor,
 )
 from redisjobs.model.why import Ahead
-from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs_proof.contract.acts import rows_of
 
 T = TypeVar("T")
 

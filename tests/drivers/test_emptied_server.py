@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import redis
-from conftest import ENGINES
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Keep, Retention, Worker, server
+from conftest import ENGINES
+from redisjobs import JobQueue, Keep, Retention, Worker
 from redisjobs.drivers.redis.commands import run_id
+from redisjobs.local import server
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import NewJob

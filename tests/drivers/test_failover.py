@@ -15,12 +15,13 @@ from store import (
 )
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, Worker, server
+from redisjobs import JobContext, JobQueue, Worker
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.changes import Cancel
 from redisjobs.model.transitions import Ack, After, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -9,10 +9,11 @@ from typing import ClassVar
 import anyio
 import pytest
 import redis
-from conftest import ENGINES
 from store import RedisStore, eventually
 
-from redisjobs import JobContext, JobQueue, Worker, no_retry, server
+from conftest import ENGINES
+from redisjobs import JobContext, JobQueue, Worker, no_retry
+from redisjobs.local import server
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import Ack, NewJob, Turn

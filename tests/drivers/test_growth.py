@@ -13,15 +13,16 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from conftest import ENGINES, redis_store_of
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Schedule, Worker, server
+from conftest import ENGINES, redis_store_of
+from redisjobs import JobQueue, Schedule, Worker
 from redisjobs.base.eventloop import AsyncioGate
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.local import server
 from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Beat, Consumer

@@ -12,7 +12,7 @@ from redisjobs.model.changes import Pause, Requeue, Resume
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, DeadLetter, Lease, Pushed, Reply
-from redisjobs.testing.driver_contract.acts import another, claim, claim_one, found, ids, push, settle, texts
+from redisjobs_proof.contract.acts import another, claim, claim_one, found, ids, push, settle, texts
 
 pytestmark = pytest.mark.anyio
 

@@ -12,20 +12,20 @@ import anyio
 import anyio.to_thread
 import pytest
 import redis
-from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 from store import Heart, RedisStore, happened, restore, take_over
 from strict_scripts import strict
 
-from redisjobs import server
+from conftest import ENGINES, Servers
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.drivers.redis.long_calls import begin_tidying
 from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
+from redisjobs.local import server
 from redisjobs.model.changes import Cancel, Delete, Ending, Requeue, Tidy
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.job import Priority, State
@@ -47,8 +47,8 @@ from redisjobs.model.transitions import (
     Turn,
 )
 from redisjobs.queue import JobQueue
-from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.worker import Worker
+from redisjobs_proof.contract.acts import rows_of
 
 LUA = Path(__file__).parents[2] / "lua"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))

@@ -17,7 +17,7 @@ from redisjobs.model.definition import moment
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.job import JobName
 from redisjobs.model.transitions import DeadLetter
-from redisjobs.scheduler.scheduler import Scheduler
+from redisjobs.worker.scheduler.scheduler import Scheduler
 
 pytestmark = pytest.mark.anyio
 

@@ -18,9 +18,10 @@ from anyio.abc import TaskGroup
 from fleet import WORKER, Fleet
 from store import RedisStore, eventually
 
-from redisjobs import JobContext, JobQueue, Worker, server
+from redisjobs import JobContext, JobQueue, Worker
+from redisjobs.local import server
 from redisjobs.model.job import State
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from redisjobs.model.health import Audit
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, NewJob
-from redisjobs.testing.driver_contract.acts import push
-from redisjobs.testing.driver_contract.limit_acts import claim, limit, limited
+from redisjobs_proof.contract.acts import push
+from redisjobs_proof.contract.limit_acts import claim, limit, limited
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -15,8 +15,8 @@ from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Find
 from redisjobs.model.transitions import Ack, After, Lease, Release, Reply
-from redisjobs.testing.driver_contract.acts import FAILED, claim, claim_one, found, push, settle
-from redisjobs.testing.driver_contract.awaiting_children import (
+from redisjobs_proof.contract.acts import FAILED, claim, claim_one, found, push, settle
+from redisjobs_proof.contract.awaiting_children import (
     GAVE_1,
     TOKEN,
     adding,

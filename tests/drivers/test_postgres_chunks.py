@@ -9,9 +9,9 @@ from redisjobs.model.changes import Tidy
 from redisjobs.model.chunks import GetChunks
 from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Ack, Result
-from redisjobs.testing.driver_contract.acts import claim, claim_one, push, settle
-from redisjobs.testing.driver_contract.awaiting import HOUR
-from redisjobs.testing.driver_contract.streaming import byte_chunks, emitted, number_chunks
+from redisjobs_proof.contract.acts import claim, claim_one, push, settle
+from redisjobs_proof.contract.awaiting import HOUR
+from redisjobs_proof.contract.streaming import byte_chunks, emitted, number_chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 __all__ = ["one", "store"]

@@ -29,7 +29,7 @@ from redisjobs.drivers.postgres.wire import value_of
 from redisjobs.model.changes import Pause
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import NewJob, Reply
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -12,13 +12,13 @@ from postgres_store import PostgresStore
 from traffic import LOOKS, looks_while_busy
 
 from redisjobs import JobQueue
-from redisjobs.client.findings import FAULTS
+from redisjobs.control.findings import FAULTS
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.remarks import findings, warning_texts
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.health import CheckServer, Finding, Level
 from redisjobs.model.transitions import After, Group, NewJob, Settlement, Suspend, Wait, WaitsFor
-from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
+from redisjobs_proof.contract.acts import FAILED, claim, job, push, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

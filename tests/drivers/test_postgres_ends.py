@@ -19,8 +19,8 @@ from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import Ack, Reply, ReportProgress, Result, Settlement
-from redisjobs.testing.driver_contract.acts import FAILED, claim, claim_one, job, push, rows_of, settle
-from redisjobs.testing.driver_contract.awaiting import told, until_told
+from redisjobs_proof.contract.acts import FAILED, claim, claim_one, job, push, rows_of, settle
+from redisjobs_proof.contract.awaiting import told, until_told
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

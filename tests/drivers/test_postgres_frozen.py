@@ -16,7 +16,7 @@ from redisjobs.drivers.postgres.wire import packed
 from redisjobs.model.changes import Pause, RequeueAll, SetLimit, Tidy
 from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Ack, Turn
-from redisjobs.testing.driver_contract.acts import FAILED, claim, push, settle
+from redisjobs_proof.contract.acts import FAILED, claim, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

@@ -18,7 +18,7 @@ from redisjobs.drivers.postgres.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Cancel, ChangeMany, DeleteAll, Hold, Pause, RequeueAll
 from redisjobs.model.stored import Fire, PauseSchedule
-from redisjobs.testing.driver_contract.acts import job
+from redisjobs_proof.contract.acts import job
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

@@ -20,7 +20,7 @@ from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, NewJob, Pushed, Reply, Result, Settlement
 from redisjobs.model.why import Ahead
-from redisjobs.testing.driver_contract.acts import (
+from redisjobs_proof.contract.acts import (
     FAILED,
     another,
     claim,

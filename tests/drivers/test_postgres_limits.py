@@ -17,7 +17,7 @@ from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority
 from redisjobs.model.limits import Limit
 from redisjobs.model.transitions import Ack, After, DeadLetter, Lease, Release, RetryLater, Settlement
-from redisjobs.testing.driver_contract.limit_acts import all_limits, claim, limit, limited, push, tidy
+from redisjobs_proof.contract.limit_acts import all_limits, claim, limit, limited, push, tidy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

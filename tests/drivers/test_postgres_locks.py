@@ -12,7 +12,7 @@ from store import eventually
 from redisjobs.model.changes import Cancel, ChangeMany, Delete, DeleteAll, RequeueAll
 from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Ack, Lease, Settlement
-from redisjobs.testing.driver_contract.acts import FAILED, LATER, beat, claim, push, settle
+from redisjobs_proof.contract.acts import FAILED, LATER, beat, claim, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

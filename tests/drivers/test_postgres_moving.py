@@ -12,7 +12,7 @@ from redisjobs.model.changes import Cancel, ChangeMany
 from redisjobs.model.job import State
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.transitions import Release, Reply
-from redisjobs.testing.driver_contract.acts import another, claim_one, found, push, settle
+from redisjobs_proof.contract.acts import another, claim_one, found, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

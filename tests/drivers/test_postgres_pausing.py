@@ -14,8 +14,8 @@ from redisjobs.model.info import worker_infos
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Find, FindPauses, FindWorkers
 from redisjobs.model.transitions import Reply
-from redisjobs.testing.driver_contract.acts import claim, job, push
-from redisjobs.testing.driver_contract.pausing import ids_of_claim
+from redisjobs_proof.contract.acts import claim, job, push
+from redisjobs_proof.contract.pausing import ids_of_claim
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

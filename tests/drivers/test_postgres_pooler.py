@@ -18,8 +18,8 @@ from databases import Postgres
 from store import eventually
 
 from redisjobs import JobContext, JobName, JobQueue, Worker, sync
-from redisjobs.relay.relay import Relay
-from redisjobs.server import free_port
+from redisjobs.control.relay.relay import Relay
+from redisjobs.local.server import free_port
 
 pytestmark = [
     pytest.mark.anyio,

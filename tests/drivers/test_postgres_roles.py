@@ -18,11 +18,11 @@ from store import eventually
 
 from redisjobs import Forbidden, JobQueue, Schedule, Worker
 from redisjobs.cli.app import make
+from redisjobs.control.relay.relay import Relay
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.model.changes import Pause, Resume, Tidy
 from redisjobs.model.queries import Count
-from redisjobs.relay.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

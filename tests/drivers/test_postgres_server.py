@@ -14,9 +14,9 @@ from databases import POSTGRES_ENGINES
 from fleet import has_ended
 from store import eventually
 
-from redisjobs import postgres_server
 from redisjobs.errors import ServerNotFound
-from redisjobs.postgres_server import PostgresServer
+from redisjobs.local import postgres_server
+from redisjobs.local.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 LOCAL = [engine for engine in POSTGRES_ENGINES if engine in postgres_server.SOURCES]
 PARENT = """
 import sys
-from redisjobs import postgres_server
+from redisjobs.local import postgres_server
 
 with postgres_server.start(durable=False) as running:
     print(running.pid, running.directory, flush=True)

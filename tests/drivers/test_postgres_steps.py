@@ -27,7 +27,7 @@ from redisjobs.model.transitions import (
     Wait,
     WaitsFor,
 )
-from redisjobs.testing.driver_contract.acts import FAILED, claim_one, job, push, settle
+from redisjobs_proof.contract.acts import FAILED, claim_one, job, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

@@ -15,7 +15,7 @@ from redisjobs.drivers.postgres import functions
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Tidy
 from redisjobs.model.transitions import Ack
-from redisjobs.testing.driver_contract.limit_acts import claim, limit, limited, push, tidy
+from redisjobs_proof.contract.limit_acts import claim, limit, limited, push, tidy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -16,11 +16,11 @@ from redisjobs.model.driver import Beat, Consumer, Fenced
 from redisjobs.model.job import OnConflict, Priority
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, Lease, Release, Reply, Result, Settlement, Turn
-from redisjobs.testing.driver_contract.acts import FAILED, claim, claim_one, ids, job, newer, push
-from redisjobs.testing.driver_contract.acts import settle as settle_one
-from redisjobs.testing.driver_contract.limit_acts import claim as claim_limited
-from redisjobs.testing.driver_contract.limit_acts import limit, limited, tidy
-from redisjobs.testing.driver_contract.limit_acts import push as push_limited
+from redisjobs_proof.contract.acts import FAILED, claim, claim_one, ids, job, newer, push
+from redisjobs_proof.contract.acts import settle as settle_one
+from redisjobs_proof.contract.limit_acts import claim as claim_limited
+from redisjobs_proof.contract.limit_acts import limit, limited, tidy
+from redisjobs_proof.contract.limit_acts import push as push_limited
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

@@ -20,9 +20,10 @@ from anyio.from_thread import start_blocking_portal
 from pages import PAGES, PROJECT, Page
 from store import Heart, RedisStore
 
-from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
+from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.changes import Cancel, GetStatus, SetLimit
 from redisjobs.model.driver import Consumer
 from redisjobs.model.moving import FindTaken, Import, Take

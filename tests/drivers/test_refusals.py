@@ -83,9 +83,9 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.queue import JobQueue
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.source import recovery, source
 from redisjobs.worker.worker import Worker
+from redisjobs_proof.contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
 

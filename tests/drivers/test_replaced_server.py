@@ -17,8 +17,8 @@ from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.server import free_port
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.local.server import free_port
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,13 @@ import pytest
 from redis import exceptions as redis_errors
 from store import RedisStore, documented_rule
 
-from redisjobs import DriverError, server
+from redisjobs import DriverError
 from redisjobs.drivers.redis.commands import Command, Commands
 from redisjobs.errors import QueueFull, Unavailable
+from redisjobs.local import server
 from redisjobs.model.job import Priority
 from redisjobs.sync import JobQueue
-from redisjobs.torture.topology import ask, is_in_step, until
+from redisjobs_proof.torture.topology import ask, is_in_step, until
 
 
 @dataclass

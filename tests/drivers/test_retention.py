@@ -17,7 +17,7 @@ from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, DeadLetter, NewJob, Reply
 from redisjobs.model.why import Ahead
-from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs_proof.contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from redisjobs.drivers.redis.locator import Address, BySentinel, Locator
 from redisjobs.drivers.redis.sentinels import SentinelWatch
-from redisjobs.server import free_port
+from redisjobs.local.server import free_port
 
 
 class Watching:

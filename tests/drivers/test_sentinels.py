@@ -25,8 +25,8 @@ from traffic import UNSENT
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Priority, Schedule, Worker
 from redisjobs.errors import Unavailable
-from redisjobs.server import Server
-from redisjobs.torture.topology import Sentinels, ask, until
+from redisjobs.local.server import Server
+from redisjobs_proof.torture.topology import Sentinels, ask, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

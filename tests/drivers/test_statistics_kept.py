@@ -8,11 +8,11 @@ import pytest
 import redis
 from store import RedisStore
 
-from redisjobs import server
 from redisjobs.errors import QueueFull, WrongType
+from redisjobs.local import server
 from redisjobs.model.recording import BOUNDS, FindIntervals, Record, Sums
-from redisjobs.testing.driver_contract.acts import claim, push
-from redisjobs.testing.driver_contract.recording import BEGIN, DIED, DONE, counted, last, read
+from redisjobs_proof.contract.acts import claim, push
+from redisjobs_proof.contract.recording import BEGIN, DIED, DONE, counted, last, read
 
 pytestmark = pytest.mark.anyio
 

@@ -17,13 +17,14 @@ import redis.asyncio
 from store import eventually, happened
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, Unavailable, Worker, server
+from redisjobs import JobContext, JobQueue, Unavailable, Worker
 from redisjobs.drivers.redis.commands import Commands, hello
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import ServerNotFound
-from redisjobs.torture.topology import _Sentinel, ask, until
+from redisjobs.local import server
+from redisjobs_proof.torture.topology import _Sentinel, ask, until
 
 pytestmark = pytest.mark.anyio
 

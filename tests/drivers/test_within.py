@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from redisjobs import EncodeError, JobName, JobQueue, Middleware, Priority, sync
-from redisjobs.middleware import OutgoingJob
+from redisjobs.events.middleware import OutgoingJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import ENGINES
 from topologies import HOST, Add, one_node, one_sentinel, ready, refusal, run_jobs
 
-from redisjobs import DriverError, JobQueue, Unavailable, Worker, server
+from conftest import ENGINES
+from redisjobs import DriverError, JobQueue, Unavailable, Worker
 from redisjobs.drivers.redis.locator import slot_of
+from redisjobs.local import server
 from redisjobs.model.job import Priority
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.torture.topology import Cluster, ask
+from redisjobs_proof.torture.topology import Cluster, ask
 
 pytestmark = pytest.mark.anyio
 

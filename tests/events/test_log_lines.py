@@ -24,8 +24,8 @@ from redisjobs import JobContext, JobQueue, Middleware, RetryPolicy, Snooze, Wor
 from redisjobs.base.visible import in_words
 from redisjobs.client import waiting
 from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable, WorkerStopped
-from redisjobs.middleware import CallNext, RunningJob
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.events.middleware import CallNext, RunningJob
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -27,6 +27,7 @@ import redisjobs.sync
 from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Schedule, Scheduler, Snooze, Worker
 from redisjobs.cli import exposition
 from redisjobs.cli.errors import Mistake
+from redisjobs.contrib.metrics import Metrics, QueueMetrics
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import (
     LeasesLost,
@@ -39,12 +40,11 @@ from redisjobs.events import (
     StepsSaved,
     WorkerStarted,
 )
-from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.model.outcome import Done
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.transitions import Ack, Reply
-from redisjobs.torture.fleet.hosts import children
 from redisjobs.worker.run import WorkerRun
+from redisjobs_proof.torture.fleet.hosts import children
 
 pytestmark = pytest.mark.anyio
 
@@ -420,8 +420,8 @@ def test_who_does_not_measure_loads_none_of_it() -> None:
 @pytest.mark.parametrize(
     ("module", "library", "extra"),
     [
-        ("redisjobs.metrics", "prometheus_client", "metrics"),
-        ("redisjobs.tracing", "opentelemetry", "tracing"),
+        ("redisjobs.contrib.metrics", "prometheus_client", "metrics"),
+        ("redisjobs.contrib.tracing", "opentelemetry", "tracing"),
     ],
 )
 def test_without_its_extra_a_module_says_what_to_install(module: str, library: str, extra: str) -> None:
@@ -520,7 +520,7 @@ def test_a_sync_queue_and_several_are_asked_alike(redis_store: RedisStore, regis
 def test_a_queue_whose_store_is_away_is_down_and_the_others_are_shown(
     registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("redisjobs.metrics._PATIENCE", 0.2)
+    monkeypatch.setattr("redisjobs.contrib.metrics._PATIENCE", 0.2)
     there, away = JobQueue("memory://", "there"), JobQueue(f"redis://127.0.0.1:{free_port()}/0", "away")
     registry.register(QueueMetrics(away, there))
 
@@ -651,7 +651,7 @@ async def test_a_worker_shows_what_it_counts_also_what_the_users_code_counts(fle
     app = fleet.folder / "app.py"
     app.write_text(
         app.read_text() + "\nfrom prometheus_client import Counter\nCounter('mails', 'Sent.').inc(7)\n"
-        "from redisjobs.metrics import Metrics\nMetrics().listen(queue)\n"
+        "from redisjobs.contrib.metrics import Metrics\nMetrics().listen(queue)\n"
     )
     fleet.command("--metrics", f"127.0.0.1:{port}", "--concurrency", "3")
     fleet.push("one", "two")

@@ -39,7 +39,7 @@ from redisjobs import (
     sync,
 )
 from redisjobs.events import JobsCompleted, JobsDead, JobsRetried, SettledJob
-from redisjobs.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
+from redisjobs.events.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
 from redisjobs.model.context import set_message_sink
 from redisjobs.model.outcome import Done, Outcome, Raised
 from redisjobs.model.transitions import Reply

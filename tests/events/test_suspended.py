@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from store import Store, eventually
 
 from redisjobs import JobContext, JobQueue, PushedJob, Retry, Worker
+from redisjobs.contrib.metrics import Metrics, QueueMetrics
+from redisjobs.contrib.tracing import Tracing
 from redisjobs.events import Event, JobsSuspended, StepsSaved
-from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.model.queries import Find
-from redisjobs.tracing import Tracing
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from tenacity import stop_after_attempt, wait_none
 
 import redisjobs.sync
 from redisjobs import Fail, JobContext, JobQueue, QueueFull, Retry, RetryPolicy, Snooze, Worker
-from redisjobs.tracing import Tracing
+from redisjobs.contrib.tracing import Tracing
 from redisjobs.worker.running.threads import NoThread
 
 pytestmark = pytest.mark.anyio

@@ -26,9 +26,9 @@ from django.conf import settings  # noqa: E402
 
 _FOLDER = tempfile.mkdtemp()  # Django would never close a database in memory
 settings.configure(
-    INSTALLED_APPS=["redisjobs.django"],
+    INSTALLED_APPS=["redisjobs.contrib.django"],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{_FOLDER}/db.sqlite3"}},
-    TASKS={"default": {"BACKEND": "redisjobs.django.Backend", "OPTIONS": {"url": "memory://"}}},
+    TASKS={"default": {"BACKEND": "redisjobs.contrib.django.Backend", "OPTIONS": {"url": "memory://"}}},
     USE_TZ=True,
     TIME_ZONE="Europe/Berlin",
 )
@@ -51,7 +51,7 @@ from django.test import override_settings  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from redisjobs import JobName, Priority, RetryPolicy, State, Unavailable, sync  # noqa: E402
-from redisjobs.django import Backend, Connections  # noqa: E402
+from redisjobs.contrib.django import Backend, Connections  # noqa: E402
 from redisjobs.testing import Jobs  # noqa: E402
 
 NOW = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
@@ -77,7 +77,11 @@ def a_backend(store: Store, **options: Any) -> Iterator[Any]:
     options = {"url": store.driver, "keep_result": timedelta(hours=1), "retry": NOW} | options
     with override_settings(
         TASKS={
-            "default": {"BACKEND": "redisjobs.django.Backend", "QUEUES": [store.queue_name], "OPTIONS": options}
+            "default": {
+                "BACKEND": "redisjobs.contrib.django.Backend",
+                "QUEUES": [store.queue_name],
+                "OPTIONS": options,
+            }
         }
     ):
         yield default_task_backend
@@ -424,7 +428,7 @@ def test_by_default_a_task_does_not_wait_for_the_commit(on: Any, queue: sync.Job
 
 def test_a_push_that_fails_after_the_commit_is_an_error_that_has_the_job() -> None:
     away = {"url": "redis://127.0.0.1:1/0", "deadline": 0.05, "enqueue_on_commit": True}
-    backend = {"BACKEND": "redisjobs.django.Backend", "OPTIONS": away}
+    backend = {"BACKEND": "redisjobs.contrib.django.Backend", "OPTIONS": away}
     with override_settings(TASKS={"default": backend}), pytest.raises(Unavailable) as raised, transaction.atomic():
         result = django_tasks.add.enqueue(1)
 
@@ -463,7 +467,7 @@ def test_connections_are_closed_around_each_job_of_any_queue(store: Store, notes
 def test_a_worker_finds_a_task_by_its_path_but_imports_no_module_outside_of_the_apps(
     on: Any, queue: sync.JobQueue
 ) -> None:
-    from redisjobs.django import tasks
+    from redisjobs.contrib.django import tasks
 
     assert tasks.find("django_tasks.add") is django_tasks.add
     for path in ("antigravity.geohash", "django_tasks.seen", "django_tasks.nothing", "nothing", "os.path.join"):
@@ -480,13 +484,15 @@ def test_a_task_whose_module_cannot_be_imported_waits_as_an_unknown_one_and_the_
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    import redisjobs.django as app
-    from redisjobs.django import tasks
+    import redisjobs.contrib.django as app
+    from redisjobs.contrib.django import tasks
 
     (tmp_path / "lacking.py").write_text(code)
     monkeypatch.setattr(app, "__path__", [*app.__path__, str(tmp_path)])
     producer = sync.JobQueue(queue.driver, name=queue.name)
-    job = producer.push({"args": [], "kwargs": {}}, JobName("redisjobs.django.lacking.add", dict[str, Any]))
+    job = producer.push(
+        {"args": [], "kwargs": {}}, JobName("redisjobs.contrib.django.lacking.add", dict[str, Any])
+    )
     other = on(django_tasks.add).enqueue(1, b=2)
 
     work(queue)
@@ -496,12 +502,12 @@ def test_a_task_whose_module_cannot_be_imported_waits_as_an_unknown_one_and_the_
     assert info.state is State.DELAYED
     other.refresh()
     assert other.return_value == 3
-    said = "the module of task redisjobs.django.lacking.add can't be imported"
+    said = "the module of task redisjobs.contrib.django.lacking.add can't be imported"
     assert [record.exc_info is not None for record in caplog.records if record.message == said] == [True]
 
     caplog.clear()
-    assert tasks.find("redisjobs.django.nowhere.add") is None
-    assert tasks.find("redisjobs.django.tasks.nothing") is None
+    assert tasks.find("redisjobs.contrib.django.nowhere.add") is None
+    assert tasks.find("redisjobs.contrib.django.tasks.nothing") is None
     assert not caplog.records
 
 
@@ -513,7 +519,11 @@ def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: s
 
 
 def test_a_drain_of_the_test_kit_runs_what_a_task_enqueues_on_a_queue_that_had_none() -> None:
-    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    default = {
+        "BACKEND": "redisjobs.contrib.django.Backend",
+        "QUEUES": ["bulk", "mail"],
+        "OPTIONS": {"url": "memory://"},
+    }
     with override_settings(TASKS={"default": default}), Jobs() as jobs:
         jobs.use(*map(default_task_backend.queue, ["bulk", "mail"]))
         django_tasks.enqueues.using(queue_name="bulk").enqueue("mail")
@@ -536,7 +546,7 @@ def test_a_drain_of_the_test_kit_runs_what_a_task_enqueues_on_a_queue_that_had_n
     ],
 )
 def test_a_check_says_what_is_wrong_with_the_settings(backend: dict[str, Any], ids: list[str], says: str) -> None:
-    named = {backend.get("ALIAS", "default"): {"BACKEND": "redisjobs.django.Backend", **backend}}
+    named = {backend.get("ALIAS", "default"): {"BACKEND": "redisjobs.contrib.django.Backend", **backend}}
     with override_settings(TASKS={"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}} | named):
         found = [each for each in checks.run_checks() if str(each.id).startswith("redisjobs")]
 
@@ -561,13 +571,17 @@ def test_the_command_line_finds_the_queues_of_a_backend_by_any_alias(alias: str)
     from redisjobs.cli.errors import Mistake
     from redisjobs.cli.target import load
 
-    named = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    named = {
+        "BACKEND": "redisjobs.contrib.django.Backend",
+        "QUEUES": ["bulk", "mail"],
+        "OPTIONS": {"url": "memory://"},
+    }
     with override_settings(TASKS={"default": named, alias: named}):
-        assert load(f"redisjobs.django.worker:{alias}.mail") is task_backends[alias].queue("mail")
+        assert load(f"redisjobs.contrib.django.worker:{alias}.mail") is task_backends[alias].queue("mail")
         with pytest.raises(Mistake, match="no attribute 'other'; its queues: bulk, mail"):
-            load(f"redisjobs.django.worker:{alias}.other")
+            load(f"redisjobs.contrib.django.worker:{alias}.other")
         with pytest.raises(Mistake, match="no attribute 'nothing'"):
-            load("redisjobs.django.worker:nothing.mail")
+            load("redisjobs.contrib.django.worker:nothing.mail")
 
 
 def test_the_command_refuses_a_queue_that_no_backend_has() -> None:
@@ -603,11 +617,15 @@ def test_a_worker_runs_all_queues_unless_some_are_named_wherever_that_is_among_i
     monkeypatch.setattr(worker, "load_all", load_all)
     for changes_the_process in ("configure", "Shutdown"):
         monkeypatch.setattr(worker, changes_the_process, lambda *_, **options: None)
-    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    default = {
+        "BACKEND": "redisjobs.contrib.django.Backend",
+        "QUEUES": ["bulk", "mail"],
+        "OPTIONS": {"url": "memory://"},
+    }
     with override_settings(TASKS={"default": default}), pytest.raises(SystemExit):
         call_command("redisjobs", "worker", *typed)
 
-    assert [place.removeprefix("redisjobs.django.worker:") for place in started[0]] == runs
+    assert [place.removeprefix("redisjobs.contrib.django.worker:") for place in started[0]] == runs
 
 
 def test_the_command_passes_on_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from pages import blocks
 from store import eventually
 
 import redisjobs
-from redisjobs import server
+from redisjobs.local import server
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 from store import Store
 
 from redisjobs import EncodeError, JobQueue, Unavailable, UniqueConflict, sync
-from redisjobs.sqlalchemy import push_on_commit
+from redisjobs.contrib.sqlalchemy import push_on_commit
 
 pytestmark = pytest.mark.anyio
 

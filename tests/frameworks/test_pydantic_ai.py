@@ -35,7 +35,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel  # noqa: E402
 from pydantic_ai.models.instrumented import InstrumentationSettings  # noqa: E402
 from pydantic_ai.models.test import TestModel  # noqa: E402
 
-from redisjobs.pydantic_ai import JobDurability, signal_of  # noqa: E402
+from redisjobs.contrib.pydantic_ai import JobDurability, signal_of  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0

@@ -13,9 +13,9 @@ import time
 from contextlib import suppress
 from typing import Any, cast
 
+from redisjobs.control.move.mover import Mover
 from redisjobs.drivers import connect
 from redisjobs.model.driver import Driver
-from redisjobs.move.mover import Mover
 
 CALLS = 16
 """Up to this call a mover is killed; each batch has five."""

@@ -5,13 +5,13 @@ from contextlib import ExitStack, contextmanager
 
 import anyio
 import pytest
-from conftest import postgres_store_of, redis_store_of
 from databases import POSTGRES_ENGINES
 from store import MemoryStore, Store
 
+from conftest import postgres_store_of, redis_store_of
+from redisjobs.control.move.mover import Moved, Mover
 from redisjobs.model.transitions import Ack, Reply
-from redisjobs.move.mover import Moved, Mover
-from redisjobs.testing.driver_contract.acts import claim, settle
+from redisjobs_proof.contract.acts import claim, settle
 
 _ENDS = [("memory", "redis"), ("redis", "memory"), ("redis", "postgres"), ("postgres", "redis")]
 Ends = tuple[Store, Store]

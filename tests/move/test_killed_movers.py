@@ -15,9 +15,10 @@ from movings import Ends, move
 from movings import ends as ends
 from store import Store, eventually
 
-from redisjobs import JobName, JobQueue, State, Worker, server
+from redisjobs import JobName, JobQueue, State, Worker
+from redisjobs.control.move.mover import Mover
 from redisjobs.drivers import connect
-from redisjobs.move.mover import Mover
+from redisjobs.local import server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 

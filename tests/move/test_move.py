@@ -14,9 +14,11 @@ from movings import said as said
 from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store, documented_user, eventually
 
-from redisjobs import JobName, JobQueue, Keep, Retention, Schedule, server
+from redisjobs import JobName, JobQueue, Keep, Retention, Schedule
+from redisjobs.control.move.mover import Moved, Mover, SameQueue
 from redisjobs.drivers import connect
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.local import server
 from redisjobs.model.changes import Cancel, Hold, Pause, Retain, SetLimit
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
@@ -34,8 +36,7 @@ from redisjobs.model.transitions import (
     Wait,
     WaitsFor,
 )
-from redisjobs.move.mover import Moved, Mover, SameQueue
-from redisjobs.testing.driver_contract.acts import FAILED, LATER, claim, claim_one, job, push, rows_of, settle
+from redisjobs_proof.contract.acts import FAILED, LATER, claim, claim_one, job, push, rows_of, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

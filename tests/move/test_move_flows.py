@@ -11,14 +11,14 @@ from movings import said as said
 from store import Store, eventually
 
 from redisjobs import JobContext, JobQueue, State, Worker
+from redisjobs.control.move.mover import Moved
 from redisjobs.drivers.postgres.calls import QUERIES
 from redisjobs.model.changes import Cancel, Delete
 from redisjobs.model.children import FindChildren
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, Release, Reply, Result, SaveStep
-from redisjobs.move.mover import Moved
-from redisjobs.testing.driver_contract.acts import FAILED, claim, push, rows_of, saved, settle
-from redisjobs.testing.driver_contract.awaiting_children import TOKEN, adding, child, outcomes, with_children
+from redisjobs_proof.contract.acts import FAILED, claim, push, rows_of, saved, settle
+from redisjobs_proof.contract.awaiting_children import TOKEN, adding, child, outcomes, with_children
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -10,13 +10,13 @@ from movings import said as said
 from store import Store
 
 from redisjobs import JobName, JobQueue, Keep, Retention, Schedule
+from redisjobs.control.move.mover import Mover
 from redisjobs.model.changes import Pause, Retain, SetLimit
 from redisjobs.model.driver import Driver
 from redisjobs.model.moving import FindRetention
 from redisjobs.model.queries import FindLimits, FindPauses
 from redisjobs.model.stored import PutSchedules
 from redisjobs.model.transitions import Reply
-from redisjobs.move.mover import Mover
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

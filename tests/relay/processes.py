@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from redisjobs import JobName, JobQueue, sync
-from redisjobs.relay.relay import Relay
+from redisjobs.control.relay.relay import Relay
 
 Numbered = JobName("Numbered", dict[str, int])
 WITHIN = 0.03  # seconds in which a process is killed

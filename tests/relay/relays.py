@@ -10,7 +10,7 @@ import pytest
 from store import RedisStore
 
 from redisjobs import JobName, JobQueue, State, sync
-from redisjobs.relay.relay import Relay
+from redisjobs.control.relay.relay import Relay
 
 Add = JobName("Add", dict[str, Any])
 

@@ -17,7 +17,7 @@ from processes import Numbered
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Worker
-from redisjobs.relay.relay import Relay
+from redisjobs.control.relay.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 

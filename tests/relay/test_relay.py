@@ -10,11 +10,11 @@ from relays import queue as queue
 from store import RedisStore, documented_rule, eventually
 
 from redisjobs import JobQueue, OnConflict, Worker, sync
+from redisjobs.control.relay.relay import _POLLS as POLLS
+from redisjobs.control.relay.relay import Relay
 from redisjobs.events import JobsPushed
 from redisjobs.model.queries import Find
 from redisjobs.model.relaying import FindRelayed
-from redisjobs.relay.relay import _POLLS as POLLS
-from redisjobs.relay.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

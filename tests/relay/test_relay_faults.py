@@ -9,15 +9,16 @@ from relays import Add, ask, left, ready, running, until, write
 from relays import queue as queue
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Worker, server
+from redisjobs import JobQueue, Worker
+from redisjobs.contrib.metrics import Metrics
+from redisjobs.control.relay.relay import Relay
 from redisjobs.drivers.postgres import outbox as outboxes
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsPushed, OutboxMeasured, RelayAvailable, RelayUnavailable, RowsRefused
-from redisjobs.metrics import Metrics
+from redisjobs.local import server
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.relaying import FindRelayed, ForgetRelayed, row_name
 from redisjobs.model.relaying import Relay as RelayRows
-from redisjobs.relay.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -175,7 +176,7 @@ async def test_rows_whose_deletion_was_not_committed_are_not_pushed_again(
 async def test_what_a_dead_relay_left_to_forget_is_forgotten_by_another(
     queue: JobQueue, redis_store: RedisStore, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.relay.relay._ORPHANS", 0.05)
+    monkeypatch.setattr("redisjobs.control.relay.relay._ORPHANS", 0.05)
     (there,) = write(database, queue, {"a": 1})
     ((name,),) = ask(database, "SELECT id::text FROM redisjobs.outbox_identity")
     driver = redis_store.another()

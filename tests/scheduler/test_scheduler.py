@@ -28,14 +28,14 @@ from redisjobs import (
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
-from redisjobs.middleware import OutgoingJob
+from redisjobs.events.middleware import OutgoingJob
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import moment, ms_of
 from redisjobs.model.driver import Notification
 from redisjobs.model.stored import Fire, ListSchedules, PutSchedules
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS
-from redisjobs.scheduler.declaring import Declaring
-from redisjobs.torture.proxy import Proxy
+from redisjobs.worker.scheduler.declaring import Declaring
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -276,7 +276,7 @@ async def test_a_process_that_fires_a_schedule_of_run_time_need_not_know_its_job
 async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_one_and_says_so_once(
     store: Store, queue: JobQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.worker.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     # 20 s in all: a scheduler that has said nothing for 30 s counts as gone, and the older one takes over.
     every = Schedule.every(10)
@@ -365,7 +365,7 @@ async def test_of_a_release_that_is_rolled_back_each_slot_until_then_is_made_up_
     store: Store, queue: JobQueue, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot belongs to the rule that counted when it was due: the newer release's until that counts no more."""
-    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.worker.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     began = moment(store.clock())
     old, new = Schedule.every(10), Schedule.every(10, moment(5_000))
@@ -914,7 +914,7 @@ async def test_each_queue_of_a_worker_has_its_schedules_fired() -> None:
 async def test_of_many_schedulers_eight_fire_at_a_slot_and_the_others_only_where_these_are_gone(
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.worker.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     queue.schedule(Report(), Schedule.every(20))  # of those who are silent for 30 s none counts as there
     many, fired_by = [Scheduler(queue) for _ in range(20)], Counter[str]()

@@ -14,9 +14,10 @@ import redis
 from fleet import Fleet
 from store import eventually
 
-from redisjobs import Schedule, server
+from redisjobs import Schedule
 from redisjobs.events import recording
-from redisjobs.server import Server
+from redisjobs.local import server
+from redisjobs.local.server import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

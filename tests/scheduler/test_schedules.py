@@ -42,7 +42,7 @@ from redisjobs.model.stored import (
     schedule_infos,
 )
 from redisjobs.model.transitions import After, NewJob, Pushed, Reply
-from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs_proof.contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
 

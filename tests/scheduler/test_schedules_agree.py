@@ -8,7 +8,6 @@ import anyio.from_thread
 import pytest
 import redis
 from anyio.from_thread import BlockingPortal
-from conftest import ENGINES, Servers
 from databases import Postgres
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from hypothesis.stateful import (
 from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
+from conftest import ENGINES, Servers
 from redisjobs import Accuracy, Schedule
 from redisjobs.model.definition import Definition, slot_job
 from redisjobs.model.job import OnConflict

@@ -11,8 +11,8 @@ from store import RedisStore, documented_user, eventually
 from viewer import Mail, Viewer, words
 
 from redisjobs import JobQueue, Schedule
-from redisjobs.client.doctor import Progress
 from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.control.doctor import Progress
 from redisjobs.errors import DriverError
 from redisjobs.model.health import Finding, Level
 from redisjobs.model.queries import Count

@@ -13,7 +13,7 @@ from store import Store
 
 from redisjobs import JobContext, Middleware, State
 from redisjobs.events import JobsPushed
-from redisjobs.middleware import OutgoingJob
+from redisjobs.events.middleware import OutgoingJob
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 

@@ -9,9 +9,9 @@ import pytest
 from fleet import Fleet
 from store import RedisStore, eventually
 
-from redisjobs import server
+from redisjobs.local import server
 from redisjobs.model.job import State
-from redisjobs.torture.proxy import Proxy
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

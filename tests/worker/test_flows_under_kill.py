@@ -14,10 +14,10 @@ import pytest
 from fleet import Fleet
 from store import eventually
 
-from redisjobs import server
+from redisjobs.local import server
 from redisjobs.model.job import JobName
-from redisjobs.torture.fleet.final import FinalState, final_state
-from redisjobs.torture.fleet.redis_store import RedisStore
+from redisjobs_proof.torture.fleet.final import FinalState, final_state
+from redisjobs_proof.torture.fleet.redis_store import RedisStore
 
 TRIES = int(os.environ.get("REDISJOBS_TRIES", "100"))
 """How many waits the chain has; the parent has ten times as many children. 1,000 is the most."""

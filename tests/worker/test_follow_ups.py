@@ -33,7 +33,7 @@ from redisjobs import (
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.events import JobsPushed
-from redisjobs.middleware import OutgoingJob
+from redisjobs.events.middleware import OutgoingJob
 from redisjobs.model.driver import Driver, Fenced
 from redisjobs.model.job import JobName
 from redisjobs.model.queries import Count, Find

@@ -35,10 +35,10 @@ from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import Count, FindLimits
 from redisjobs.model.transitions import Ack, NewJob, Release
-from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.testing.driver_contract.limit_acts import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.timer import Promoter
+from redisjobs_proof.contract.acts import rows_of
+from redisjobs_proof.contract.limit_acts import all_limits, claim, job_ids, limit, limited, push
 
 pytestmark = pytest.mark.anyio
 

@@ -25,8 +25,8 @@ from redisjobs.model.driver import Beaten, Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Find
 from redisjobs.model.transitions import Exchange, Lease
-from redisjobs.torture.proxy import Proxy
 from redisjobs.worker.run import WorkerRun
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 LEASE = 1.5  # seconds

@@ -19,8 +19,8 @@ from redisjobs.model.driver import Consumer, Driver, Until
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Count, FindPauses, Pauses, Scan
 from redisjobs.model.transitions import Exchange, NewJob
-from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.testing.driver_contract.pausing import ids_of_claim, push, unpark
+from redisjobs_proof.contract.acts import rows_of
+from redisjobs_proof.contract.pausing import ids_of_claim, push, unpark
 
 pytestmark = pytest.mark.anyio
 

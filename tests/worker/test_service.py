@@ -25,7 +25,7 @@ import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, Lifespan, Schedule, Worker
 from redisjobs.events import WorkerStarted
 from redisjobs.model.driver import Driver
-from redisjobs.service import WorkerOptions
+from redisjobs.worker.service import WorkerOptions
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.exchanger import Exchanger
 

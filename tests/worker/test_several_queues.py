@@ -26,9 +26,9 @@ from redisjobs.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from redisjobs.middleware import CallNext, RunningJob
-from redisjobs.torture.proxy import HOST, Proxy
+from redisjobs.events.middleware import CallNext, RunningJob
 from redisjobs.worker.settings.health import Health, QueueHealth, combined
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from store import RedisStore, Store, eventually, inherit
 from redisjobs import JobQueue, State, Worker, no_retry
 from redisjobs.model.steps import GetSteps
 from redisjobs.model.transitions import Ack
-from redisjobs.torture.proxy import Proxy
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -25,10 +25,10 @@ from two_queues import another
 from redisjobs import JobQueue, Reply
 from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
-from redisjobs.torture.fleet.hosts import children
-from redisjobs.torture.proxy import Proxy
 from redisjobs.worker.child import End
 from redisjobs.worker.supervisor import Supervisor
+from redisjobs_proof.torture.fleet.hosts import children
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

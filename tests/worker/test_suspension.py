@@ -12,7 +12,7 @@ from store import Store
 from tenacity import stop_after_delay, wait_none
 
 from redisjobs import JobInfo, Middleware, Reply, RetryPolicy, State
-from redisjobs.middleware import CallNext, CallNextSync, RunningJob
+from redisjobs.events.middleware import CallNext, CallNextSync, RunningJob
 from redisjobs.model.changes import Requeue
 from redisjobs.model.context import JobContext
 from redisjobs.worker.running import handler_run

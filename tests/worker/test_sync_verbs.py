@@ -24,9 +24,9 @@ from redisjobs import (
     no_retry,
     sync,
 )
-from redisjobs.middleware import CallNext, RunningJob
+from redisjobs.events.middleware import CallNext, RunningJob
 from redisjobs.model.steps import GetSteps
-from redisjobs.torture.proxy import Proxy
+from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -36,12 +36,12 @@ from redisjobs.model.outcome import CancelAsked
 from redisjobs.model.queries import Find
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import Lease, Release
-from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.running import execution
 from redisjobs.worker.source import dispatcher, reclaimer
 from redisjobs.worker.source.policy import Prefetch
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.timer import Promoter
+from redisjobs_proof.contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from flask import Flask, request
 
 from app.jobs import queue, send_email
 from redisjobs import JobContext, Middleware
-from redisjobs.middleware import CallNextSync, RunningJob
+from redisjobs.events.middleware import CallNextSync, RunningJob
 
 app = Flask(__name__)
 app.config["SENDER"] = "shop@email.com"

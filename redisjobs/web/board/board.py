@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redisjobs.client.children import story
-from redisjobs.client.doctor import quick_checks
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
-from redisjobs.client.why import why
+from redisjobs.control.doctor import quick_checks
+from redisjobs.control.why import why
 from redisjobs.model.health import Finding
 from redisjobs.model.info import ChildGroup, DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
 from redisjobs.model.job import State

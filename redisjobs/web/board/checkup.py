@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from redisjobs.client.doctor import doctor
 from redisjobs.client.operations import Steps
 from redisjobs.client.registry import Registry
+from redisjobs.control.doctor import doctor
 from redisjobs.model.health import Finding
 from redisjobs.web.board.background import carry_out, in_thread, paced
 

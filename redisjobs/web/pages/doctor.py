@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redisjobs.base.visible import visible
-from redisjobs.client.findings import REPAIRABLE, WALKED
+from redisjobs.control.findings import REPAIRABLE, WALKED
 from redisjobs.model.health import Finding, Level
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.filters import key_of

@@ -12,7 +12,7 @@ _FRAME = re.compile(
 _LIBRARY = re.compile(
     r"[/\\](?:site-packages|dist-packages)[/\\]|[/\\]lib(?:64)?[/\\]python3[^/\\]*[/\\]|^<frozen ", re.I
 )
-_OURS = re.compile(r"[/\\]redisjobs[/\\](?:worker|middleware|base|client|model)\b")
+_OURS = re.compile(r"[/\\]redisjobs[/\\](?:worker|events|base|client|model)\b")
 _MARKS = re.compile(r"^\s*[~^]+\s*$")
 _MOST = 100_000  # characters; the end of a longer traceback is looked at
 

@@ -13,7 +13,7 @@ import anyio
 from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError, RegistrationError
-from redisjobs.events import SettledJob
+from redisjobs.events.kinds import SettledJob
 from redisjobs.model import codec, sync_verbs
 from redisjobs.model.context import JobContext, keep_only_slot
 from redisjobs.model.job import JobDefinition

@@ -12,8 +12,8 @@ from anyio.abc import TaskGroup
 
 from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.logger import Log
-from redisjobs.events import Events, JobsClaimed, JobsSettled, WorkerEvent
-from redisjobs.middleware import ClaimedJob, Hook, Middleware, RunningJob, hook_name, hooks, log_raised
+from redisjobs.events.kinds import Events, JobsClaimed, JobsSettled, WorkerEvent
+from redisjobs.events.middleware import ClaimedJob, Hook, Middleware, RunningJob, hook_name, hooks, log_raised
 from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
 from redisjobs.worker.running.contexts import Contexts, run_in

@@ -13,8 +13,8 @@ from redisjobs.client.functions import FunctionJob
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError
-from redisjobs.events import JobsPushed
-from redisjobs.middleware import NO_CALLS, PushEnds, before_push
+from redisjobs.events.kinds import JobsPushed
+from redisjobs.events.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model.job import OnConflict
 from redisjobs.model.progress import Pushing
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of

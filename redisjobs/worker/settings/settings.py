@@ -8,7 +8,7 @@ from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.client.registry import Registry
-from redisjobs.middleware import Middleware
+from redisjobs.events.middleware import Middleware
 
 Listed = Registry | tuple[Registry, float]
 """A queue, by itself or with its weight."""

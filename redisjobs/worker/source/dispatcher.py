@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from redisjobs.events import JobsClaimed
+from redisjobs.events.kinds import JobsClaimed
 from redisjobs.model.transitions import LOWEST_RANK, Exchange, Lease
 from redisjobs.worker.running.execution import PATIENCE, Execution
 from redisjobs.worker.source.batcher import Batch

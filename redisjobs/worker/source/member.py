@@ -11,7 +11,7 @@ import anyio
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, QueueFull, WrongType
-from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
+from redisjobs.events.kinds import SourceAvailable, SourceUnavailable, WorkerEvent
 from redisjobs.model.changes import Declare, Retain, SetLimit
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.worker.settings.settings import Settings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from redisjobs.client.backoff import NOT_NOW
 from redisjobs.errors import DriverError
-from redisjobs.events import JobsReclaimed
+from redisjobs.events.kinds import JobsReclaimed
 from redisjobs.model.changes import Tidy
 from redisjobs.model.transitions import Reclaimed, Silent
 from redisjobs.worker.source.member import Member

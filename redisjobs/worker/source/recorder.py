@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Sequence
 
 from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.events import JobsCompleted, JobsDead, JobsSettled, LeasesLost, SettledJob
+from redisjobs.events.kinds import JobsCompleted, JobsDead, JobsSettled, LeasesLost, SettledJob
 from redisjobs.events.outcomes import UNKNOWN, outcome_of, reason_of
 from redisjobs.model.driver import SyncConsumer, Unsupported
 from redisjobs.model.recording import MOST_CAUSES, MOST_NAMES, OTHER, Histogram, Record, Recorded, Sums, added

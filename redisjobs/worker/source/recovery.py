@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, Unavailable, WrongType
-from redisjobs.events import SourceAvailable
+from redisjobs.events.kinds import SourceAvailable
 from redisjobs.model.driver import Fenced
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher

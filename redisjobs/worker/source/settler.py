@@ -10,7 +10,7 @@ from typing import Any
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.errors import DriverError, UnwritableResult
-from redisjobs.events import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
+from redisjobs.events.kinds import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.emissions import EmitChunks

@@ -14,11 +14,11 @@ from anyio.abc import TaskGroup
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, WrongType
-from redisjobs.events import WorkerDraining, WorkerStarted, WorkerStopped
+from redisjobs.events.kinds import WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, Notification
-from redisjobs.scheduler.scheduler import Scheduler
 from redisjobs.worker.running.middleware import Hooks, finder
+from redisjobs.worker.scheduler.scheduler import Scheduler
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.batcher import Batcher

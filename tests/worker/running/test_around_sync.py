@@ -12,7 +12,7 @@ from results import drain
 from store import Store
 
 from redisjobs import JobContext, JobFailed, JobQueue, Middleware, no_retry
-from redisjobs.middleware import CallNext, CallNextSync, RunningJob
+from redisjobs.events.middleware import CallNext, CallNextSync, RunningJob
 
 pytestmark = pytest.mark.anyio
 

@@ -41,7 +41,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.base.logger import Log
-from redisjobs.middleware import CallNext, Middleware, RunningJob
+from redisjobs.events.middleware import CallNext, Middleware, RunningJob
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 

@@ -21,7 +21,7 @@ from results import drain
 from store import Store, eventually, lease_at
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
-from redisjobs.middleware import RunningJob
+from redisjobs.events.middleware import RunningJob
 from redisjobs.model.codec import decode_progress, encode_progress
 from redisjobs.model.progress import HandlerMessage, progress_of
 from redisjobs.worker.running.deadline import Deadline, Deadlines, Over

@@ -17,7 +17,7 @@ from store import Begun, Store, eventually
 
 from redisjobs import JobContext, JobHandle, JobQueue, Middleware, State, Worker, no_retry
 from redisjobs.events import JobsCompleted
-from redisjobs.middleware import CallNext, OutgoingJob, RunningJob
+from redisjobs.events.middleware import CallNext, OutgoingJob, RunningJob
 from redisjobs.worker.running.threads import ThreadTimes, _ThreadCall
 
 pytestmark = pytest.mark.anyio

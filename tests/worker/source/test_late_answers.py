@@ -25,12 +25,12 @@ from redisjobs.model.driver import Beaten, Consumer, Fenced, Notification, Until
 from redisjobs.model.job import Priority
 from redisjobs.model.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
 from redisjobs.model.transitions import Exchange, Lease, Settlement, Settlements, Turn
-from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.source import Source
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -25,7 +25,6 @@ from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.model.transitions import Exchange, NewJob
-from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
@@ -33,6 +32,7 @@ from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.policy import Allocator
 from redisjobs.worker.source.pool import Pool, Turns
 from redisjobs.worker.source.source import Source
+from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,1 @@
+"""What proves redisjobs: the contract of a driver, and the torture."""

@@ -1,0 +1,1 @@
+"""The operator's door of a queue, and the calls behind it."""

@@ -1,0 +1,1 @@
+"""What runs on one machine: a server for development, and the demo."""

@@ -1241,6 +1241,15 @@ def test_a_job_that_lay_ready_for_long_while_a_worker_had_a_slot_free_is_found(s
     assert waited(*pushed("x", 200), *done("x", 2, 200 + seconds), *WORKS) is late
 
 
+@pytest.mark.parametrize(("pause", "late"), [(0.5, False), (0.1, True)])
+def test_a_job_may_wait_for_long_behind_a_backlog_but_not_much_longer_than_that(pause: float, late: bool) -> None:
+    others = [(f"y{number}", 200 + pause * number) for number in range(60)]
+    backlog = [line for job, at in others for line in (*pushed(job, 199), *done(job, 2, at))]
+    found = check([*backlog, *pushed("x", 200), *done("x", 2, 231), *WORKS], [FinalState()]).wrong
+
+    assert any(text.startswith("x (Work) waited for ") for text in found) is late
+
+
 @pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (77, True)])
 def test_a_job_of_a_killed_worker_that_is_started_again_much_later_is_found(seconds: float, late: bool) -> None:
     first = [*pushed("x", 199), *at_work((190, 201), worker=1), started("x", 1, 200), killed(1, 201)]

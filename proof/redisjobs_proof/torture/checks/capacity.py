@@ -88,6 +88,11 @@ class Capacity:
         able = self._able[db][isolated] if db in self._able else []
         return sum(max(0.0, min(end, until) - max(start, since)) for start, end in able)
 
+    def turn(self, db: int, since: float) -> float:
+        """Return when nine in ten of the jobs that had waited for longer at that time have started."""
+        starts = sorted(run.at for job, before, run in self.waits if job.db == db and before < since < run.at)
+        return starts[len(starts) * 9 // 10] if starts else since
+
     def _able_in(self, db: int, held_up: Sequence[Span]) -> Mapping[bool, Sequence[Span]]:
         """Return when some worker of a database could have started a job, by whether that runs isolated."""
         processes = [process for process in self._processes.values() if process.db == db]

@@ -268,6 +268,22 @@ def test_each_exported_name_is_what_type_checkers_take_it_for() -> None:
         assert getattr(redisjobs, name) is getattr(import_module(str(declared[name])), name)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from redisjobs.events import JobsDead",
+        "from redisjobs.events import kinds",
+        "import redisjobs.events; assert not hasattr(redisjobs.events, 'Nothing')",
+        "import redisjobs; assert not hasattr(redisjobs, 'Nothing')",
+        "from redisjobs.testing import Jobs",
+    ],
+)
+def test_names_that_are_imported_when_they_are_used_are_found_by_a_program_that_begins_with_them(
+    first: str,
+) -> None:
+    assert "redisjobs" in loads(first)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [ASYNC, SYNC])
 def test_pushing_loads_no_command_line_and_in_memory_no_client(script: str, redis_store: RedisStore) -> None:

@@ -4,6 +4,7 @@ One event covers a whole batch, so a job costs nothing unless a listener wants i
 listeners. Code that changes what happens is a middleware instead.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from redisjobs.events import kinds  # here: a producer uses the middleware of this package, and no events
-
-    return getattr(kinds, name)
+    # Imported here: a producer uses the middleware of this package, and no events. Not by `from … import kinds`,
+    # which asks this function for it.
+    return getattr(import_module(f"{__name__}.kinds"), name)

@@ -25,13 +25,21 @@ DOCS = ROOT / "docs/reference"
 MARKER = "<!-- What follows is written by .ci/reference.py. -->"
 
 _TITLES = {
-    "queues": ("Queues and pushing", "For developers who push jobs, inspect them or register handlers."),
+    "queues": ("Queues and pushing", "For developers who push jobs or register handlers."),
     "jobs": ("Names, contexts and states", "For developers who write handlers or read what is known about a job."),
     "workers": ("Workers", "For developers who run workers from their own code instead of the command line."),
     "middleware": ("Middleware", "For developers who add code before a push or around a handler."),
+    "control": (
+        "The control",
+        "For operators: `queue.control` has these calls. Their values come from `redisjobs.control`.",
+    ),
     "retries": ("Retry policies", "For developers who decide when a failed job is tried again."),
     "schedules": ("Schedules", "For developers who push jobs at fixed times."),
-    "errors": ("Errors and steering", "For developers who catch errors, or raise one to choose a job's outcome."),
+    "errors": (
+        "Errors and steering",
+        "For developers who catch errors, or raise one to choose a job's outcome: all come from "
+        "`redisjobs.errors`, those that applications use most also from `redisjobs`.",
+    ),
     "metrics": (
         "Metrics and tracing",
         "For operators: `from redisjobs.contrib.metrics import Metrics`, "
@@ -73,7 +81,7 @@ _PAGES = {
 """The page of each module's names. The names of all other modules are on the page of the queues."""
 
 _FIRST = (
-    *("JobQueue", "JobHandle", "JobFunction", "JobInfo", "StepInfo", "Counts", "FilterOptions"),
+    *("JobQueue", "JobHandle", "JobFunction", "JobInfo", "Control", "FilterOptions", "Counts"),
     *("JobContext", "current_job", "HandlerOptions", "PushOptions", "JobName", "PushedJob", "Priority", "State"),
     *("Worker", "Service", "Schedule", "exponential_jitter", "no_retry"),
     *("Retry", "Snooze", "Fail", "RedisJobsError"),
@@ -82,13 +90,13 @@ _FIRST = (
 
 _FIRST_METHODS = (
     *("job", "register", "push", "push_many", "prepare", "run", "result", "watch"),
-    *("get", "jobs", "scan", "counts", "schedule", "service", "lifespan"),
+    *("get", "schedule", "service", "lifespan"),
 )
 """The methods of a queue that stand first, in this order. The others follow as the code has them."""
 
 _INTERNAL = {
     "JobQueue": {
-        *("declared", "define", "definition", "disconnect", "driver", "handle", "on_push"),
+        *("declared", "definition", "driver"),
     },
     "JobName": {"adapter", "round_trip"},
     "Retention": {"of"},
@@ -123,10 +131,12 @@ def api() -> dict[Path, str]:
     """Return the pages of the API: path and text."""
     package = griffe.load("redisjobs", search_paths=[ROOT], docstring_parser="google")
     groups: dict[str, list[Documented]] = {page: [] for page in _TITLES}
-    for name in package.exports or ():
-        found = _documented(package[str(name)])
+    front, control = _exported(package), _exported(package["control"])
+    for found in (*front, package["queue.JobFunction"], package["worker.service.Lifespan"]):
         _, *rooms, _ = found.path.split(".")
         groups[next((_PAGES[room] for room in reversed(rooms) if room in _PAGES), "queues")].append(found)
+    groups["errors"] = [each for each in package["errors"].classes.values() if not each.is_alias]
+    groups["control"] = [each for each in control if each not in front and each.name != "SyncControl"]
     sync = package["sync"]
     contrib = package["contrib"]
     groups["metrics"] = [contrib["metrics"][name] for name in ("Metrics", "QueueMetrics")]
@@ -149,6 +159,12 @@ def api() -> dict[Path, str]:
     return pages | {DOCS / "api/index.md": _index(groups)}
 
 
+def _exported(package: griffe.Object | griffe.Alias) -> list[Documented]:
+    """Return what a package exports: what it imports as itself."""
+    own = [each for name, each in package.members.items() if isinstance(each, griffe.Alias) and name[0] != "_"]
+    return [_documented(each) for each in own if each.target_path.startswith("redisjobs.")]
+
+
 def _documented(alias: griffe.Object | griffe.Alias) -> Documented:
     found = alias.final_target if isinstance(alias, griffe.Alias) else alias
     assert isinstance(found, griffe.Class | griffe.Function), alias.path
@@ -163,7 +179,7 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For developers: every public name with its docstring. Import names from `redisjobs`, those of the sync "
-        "queue from `redisjobs.sync`, and those of metrics, tracing, frameworks and the page as their pages say.",
+        "queue from `redisjobs.sync`, and the others as their pages say.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]
@@ -255,7 +271,7 @@ def _attributes(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
 
 
 def _is_public(kind: griffe.Class) -> bool:
-    return kind.name in (kind.package.exports or ())
+    return kind.name in kind.package.members
 
 
 def _function(function: griffe.Function, heading: str, title: str = "") -> Iterator[str]:

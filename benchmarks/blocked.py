@@ -101,7 +101,7 @@ async def _claim_by_turns(
                 aclosing(queue.driver.consumer("w1", lease=600, max_deliveries=3))
             )
             await worker.open()
-            await queue.set_limit("blocked", max_concurrency=1)
+            await queue.control.set_limit("blocked", max_concurrency=1)
             await queue.push_many([queue.prepare(None, _BLOCKED_NAME) for _ in range(waiting + 1)])
             while (await worker.exchange([], MOST_JOBS)).more:
                 pass

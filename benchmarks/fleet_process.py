@@ -217,7 +217,7 @@ async def stand_in_producers(url: str, count: int) -> Role:
 async def real_producers(url: str, count: int) -> Role:
     """Return real producers, each with a connection of its own that is open."""
     queues = [JobQueue(url, QUEUE) for _ in range(count)]
-    await _gather([queue.counts for queue in queues])
+    await _gather([queue.control.counts for queue in queues])
     name = JobName("work", Text)
 
     def pushes(queue: JobQueue) -> Duty:

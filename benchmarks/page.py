@@ -58,7 +58,7 @@ async def fill(queue: JobQueue, admin: Admin, count: int) -> None:
             mails = [{"to": f"user-{start + at}@example.com", "order": start + at} for at in range(_BATCH)]
             await queue.push_many(mails, _MAIL, delay=delay)
     _record(admin)
-    counts, groups = await queue.counts(), await queue.dead_groups()
+    counts, groups = await queue.control.counts(), await queue.control.dead_groups()
     found = [counts.dead, counts.completed, counts.delayed, sum(counts.ready.values())]
     assert {*found, sum(group.count for group in groups)} == {count}, (found, groups)
 
@@ -76,7 +76,7 @@ async def _one_of_each(queue: JobQueue, admin: Admin) -> dict[str, dict[bytes, b
     real = dict[str, dict[bytes, bytes]]()
     for state in ("completed", "dead"):
         ((_, real[state]),) = admin.xrange(_PREFIX + state)
-        assert await queue.delete(real[state][b"id"].decode())
+        assert await queue.control.delete(real[state][b"id"].decode())
         admin.delete(_PREFIX + state)  # the stream takes no ids before its last
     return real
 

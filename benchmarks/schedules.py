@@ -197,7 +197,10 @@ def _paused(queue: JobQueue) -> list[ScheduleInfo]:
     )
     for name in ("all", "latest"):
         queue.schedules.pause(name)
-    _wait_for(lambda: not sum(queue.counts().ready.values()) + queue.counts().running, "the end of the jobs")
+    _wait_for(
+        lambda: not sum(queue.control.counts().ready.values()) + queue.control.counts().running,
+        "the end of the jobs",
+    )
     return queue.schedules.list()
 
 

@@ -183,11 +183,11 @@ async def look(store: Store, taken: Taken, times: int) -> None:
         async with aclosing(driver.consumer("looker", lease=600, max_deliveries=3)) as consumer:
             await consumer.open()
             await timed("promote, none due", lambda job: consumer.exchange([], 0))
-        await timed("counts", lambda job: queue.counts())
-        await timed("the first 100 of them", lambda job: queue.jobs(State.SUSPENDED, 100), few)
+        await timed("counts", lambda job: queue.control.counts())
+        await timed("the first 100 of them", lambda job: queue.control.jobs(State.SUSPENDED, 100), few)
         await timed("100 from the middle", lambda job: driver.read(middle), few)
         await timed("one job", queue.get)
-        await timed("why it waits", queue.why, few)
+        await timed("why it waits", queue.control.why, few)
         await timed("cancel", queue.cancel, few)
         await walked("tidy, a step", Tidy())
         await walked("doctor, a step", Audit())
@@ -206,7 +206,7 @@ async def _middle(driver: Driver, jobs: int) -> str:
 
 async def _idle(queue: JobQueue) -> None:
     """Wait until no job is ready or runs."""
-    while (counts := await queue.counts()).running + sum([*counts.ready.values()]):  # noqa: ASYNC110
+    while (counts := await queue.control.counts()).running + sum([*counts.ready.values()]):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 

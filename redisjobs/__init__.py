@@ -21,273 +21,75 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a checkout can be run without an
     raise ImportError("redisjobs needs Python 3.11 or newer; this is Python " + sys.version.split()[0])
 
 if TYPE_CHECKING:
-    # Queues
-    # Errors
-    # Looking at many jobs
-    from redisjobs.client.operations import FilterOptions
-    from redisjobs.errors import (
-        ChunksFull,
-        ChunksLost,
-        DecodeError,
-        DriverError,
-        EncodeError,
-        Fail,
-        Forbidden,
-        JobCancelled,
-        JobFailed,
-        JobStalled,
-        JobSuspended,
-        JobTimeout,
-        NoResult,
-        NotAdded,
-        NoTransaction,
-        ProcessDied,
-        QueueFull,
-        RedisJobsError,
-        RegistrationError,
-        ResultExpired,
-        ResultNotKept,
-        ResultRefused,
-        Retry,
-        ServerNotFound,
-        ServerTooOld,
-        Snooze,
-        StepsFull,
-        Unavailable,
-        UniqueConflict,
-        UnknownJob,
-        UnknownSchedule,
-        UnwritableResult,
-        WrongType,
-    )
+    from redisjobs.errors import DriverError as DriverError
+    from redisjobs.errors import EncodeError as EncodeError
+    from redisjobs.errors import Fail as Fail
+    from redisjobs.errors import JobCancelled as JobCancelled
+    from redisjobs.errors import JobFailed as JobFailed
+    from redisjobs.errors import RedisJobsError as RedisJobsError
+    from redisjobs.errors import Retry as Retry
+    from redisjobs.errors import Snooze as Snooze
+    from redisjobs.errors import Unavailable as Unavailable
+    from redisjobs.errors import UniqueConflict as UniqueConflict
+    from redisjobs.events.middleware import Middleware as Middleware
+    from redisjobs.model.chunks import Chunk as Chunk
+    from redisjobs.model.context import JobContext as JobContext
+    from redisjobs.model.context import current_job as current_job
+    from redisjobs.model.info import JobInfo as JobInfo
+    from redisjobs.model.job import JobName as JobName
+    from redisjobs.model.job import Priority as Priority
+    from redisjobs.model.job import PushedJob as PushedJob
+    from redisjobs.model.job import State as State
+    from redisjobs.model.options import HandlerOptions as HandlerOptions
+    from redisjobs.model.options import PushOptions as PushOptions
+    from redisjobs.model.progress import Progress as Progress
+    from redisjobs.model.retention import Keep as Keep
+    from redisjobs.model.retention import Retention as Retention
+    from redisjobs.model.retry import RetryPolicy as RetryPolicy
+    from redisjobs.model.retry import exponential_jitter as exponential_jitter
+    from redisjobs.model.retry import no_retry as no_retry
+    from redisjobs.model.transitions import PreparedJob as PreparedJob
+    from redisjobs.model.transitions import Reply as Reply
+    from redisjobs.queue import JobHandle as JobHandle
+    from redisjobs.queue import JobQueue as JobQueue
+    from redisjobs.schedules.schedule import Schedule as Schedule
+    from redisjobs.worker.scheduler.scheduler import Scheduler as Scheduler
+    from redisjobs.worker.service import Service as Service
+    from redisjobs.worker.worker import Worker as Worker
+else:
+    # Imported when one is first used: a producer never loads the worker, and `redisjobs --version` loads neither.
+    _MODULE_OF = {
+        name: module
+        for module, names in {
+            "errors": (
+                "DriverError EncodeError Fail JobCancelled JobFailed RedisJobsError Retry Snooze Unavailable "
+                "UniqueConflict"
+            ),
+            "events.middleware": "Middleware",
+            "model.chunks": "Chunk",
+            "model.context": "JobContext current_job",
+            "model.info": "JobInfo",
+            "model.job": "JobName Priority PushedJob State",
+            "model.options": "HandlerOptions PushOptions",
+            "model.progress": "Progress",
+            "model.retention": "Keep Retention",
+            "model.retry": "RetryPolicy exponential_jitter no_retry",
+            "model.transitions": "PreparedJob Reply",
+            "queue": "JobHandle JobQueue",
+            "schedules.schedule": "Schedule",
+            "worker.scheduler.scheduler": "Scheduler",
+            "worker.service": "Service",
+            "worker.worker": "Worker",
+        }.items()
+        for name in names.split()
+    }
+    __all__ = sorted(_MODULE_OF)
 
-    # Middleware
-    from redisjobs.events.middleware import Middleware
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        return value
 
-    # Jobs
-    from redisjobs.model.chunks import Chunk
-    from redisjobs.model.context import JobContext, current_job
-    from redisjobs.model.definition import Accuracy
-    from redisjobs.model.health import Finding, Level
-
-    # Limits
-    from redisjobs.model.history import PastEvent
-    from redisjobs.model.info import (
-        ChildGroup,
-        ChildInfo,
-        ChildOf,
-        DeadGroup,
-        JobInfo,
-        LimitedKey,
-        LimitInfo,
-        PauseInfo,
-        WorkerInfo,
-    )
-    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
-    from redisjobs.model.options import HandlerOptions, PushOptions
-    from redisjobs.model.progress import Progress
-    from redisjobs.model.queries import Counts
-
-    # What is kept
-    from redisjobs.model.retention import Keep, Retention
-
-    # Retries
-    from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
-
-    # Statistics
-    from redisjobs.model.statistics import (
-        CauseStatistics,
-        Interval,
-        NameStatistics,
-        Overview,
-        Percentiles,
-        QueueSample,
-        Tally,
-    )
-    from redisjobs.model.steps import StepInfo
-    from redisjobs.model.stored import ScheduleInfo
-    from redisjobs.model.transitions import PreparedJob, Reply
-    from redisjobs.model.why import Cause, Why
-    from redisjobs.queue import JobFunction, JobHandle, JobQueue
-
-    # Schedules
-    from redisjobs.schedules.schedule import Schedule
-
-    # Workers and services
-    from redisjobs.worker.scheduler.scheduler import Scheduler
-    from redisjobs.worker.service import Lifespan, Service
-    from redisjobs.worker.worker import Worker
-
-_MODULES = {
-    "model.context": ["JobContext", "current_job"],
-    "model.chunks": ["Chunk"],
-    "errors": [
-        *(
-            "ChunksFull",
-            "ChunksLost",
-            "DecodeError",
-            "DriverError",
-            "EncodeError",
-            "Fail",
-            "Forbidden",
-            "JobCancelled",
-            "JobFailed",
-        ),
-        *(
-            "JobStalled",
-            "JobSuspended",
-            "JobTimeout",
-            "NoResult",
-            "NoTransaction",
-            "NotAdded",
-            "ProcessDied",
-            "QueueFull",
-            "RedisJobsError",
-            "RegistrationError",
-        ),
-        *("ResultExpired", "ResultNotKept", "ResultRefused", "Retry", "ServerNotFound", "ServerTooOld"),
-        *(
-            "Snooze",
-            "StepsFull",
-            "Unavailable",
-            "UniqueConflict",
-            "UnknownJob",
-            "UnknownSchedule",
-            "UnwritableResult",
-        ),
-        "WrongType",
-    ],
-    "client.operations": ["FilterOptions"],
-    "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "model.history": ["PastEvent"],
-    "model.info": [
-        *("ChildGroup", "ChildInfo", "ChildOf", "DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo"),
-        "WorkerInfo",
-    ],
-    "events.middleware": ["Middleware"],
-    "model.options": ["HandlerOptions", "PushOptions"],
-    "model.progress": ["Progress"],
-    "model.queries": ["Counts"],
-    "queue": ["JobFunction", "JobHandle", "JobQueue"],
-    "model.retention": ["Keep", "Retention"],
-    "model.retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
-    "schedules.schedule": ["Schedule"],
-    "worker.scheduler.scheduler": ["Scheduler"],
-    "model.definition": ["Accuracy"],
-    "model.statistics": [
-        *("CauseStatistics", "Interval", "NameStatistics", "Overview", "Percentiles", "QueueSample", "Tally"),
-    ],
-    "model.stored": ["ScheduleInfo"],
-    "worker.service": ["Lifespan", "Service"],
-    "model.steps": ["StepInfo"],
-    "model.transitions": ["PreparedJob", "Reply"],
-    "model.why": ["Cause", "Why"],
-    "model.health": ["Finding", "Level"],
-    "worker.worker": ["Worker"],
-}
-"""The modules of the exported names. Each is imported when a name of it is first used: a producer never loads the
-worker, and the command line says its version without loading either."""
-
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-__all__ = [
-    "Accuracy",
-    "Cause",
-    "CauseStatistics",
-    "ChildGroup",
-    "ChildInfo",
-    "ChildOf",
-    "Chunk",
-    "ChunksFull",
-    "ChunksLost",
-    "Counts",
-    "DeadGroup",
-    "DecodeError",
-    "DriverError",
-    "EncodeError",
-    "Fail",
-    "FilterOptions",
-    "Finding",
-    "Forbidden",
-    "HandlerOptions",
-    "Interval",
-    "JobCancelled",
-    "JobContext",
-    "JobFailed",
-    "JobFunction",
-    "JobHandle",
-    "JobInfo",
-    "JobName",
-    "JobQueue",
-    "JobStalled",
-    "JobSuspended",
-    "JobTimeout",
-    "Keep",
-    "Level",
-    "Lifespan",
-    "LimitInfo",
-    "LimitedKey",
-    "Middleware",
-    "NameStatistics",
-    "NoResult",
-    "NoTransaction",
-    "NotAdded",
-    "OnConflict",
-    "Overview",
-    "PastEvent",
-    "PauseInfo",
-    "Percentiles",
-    "PreparedJob",
-    "Priority",
-    "ProcessDied",
-    "Progress",
-    "PushOptions",
-    "PushedJob",
-    "QueueFull",
-    "QueueSample",
-    "RedisJobsError",
-    "RegistrationError",
-    "Reply",
-    "ResultExpired",
-    "ResultNotKept",
-    "ResultRefused",
-    "Retention",
-    "Retry",
-    "RetryPolicy",
-    "Schedule",
-    "ScheduleInfo",
-    "Scheduler",
-    "ServerNotFound",
-    "ServerTooOld",
-    "Service",
-    "Snooze",
-    "State",
-    "StepInfo",
-    "StepsFull",
-    "Tally",
-    "Unavailable",
-    "UniqueConflict",
-    "UniqueUntil",
-    "UnknownJob",
-    "UnknownSchedule",
-    "UnwritableResult",
-    "Why",
-    "WhyWaiting",
-    "Worker",
-    "WorkerInfo",
-    "WrongType",
-    "current_job",
-    "exponential_jitter",
-    "no_retry",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_MODULE_OF})

@@ -3,19 +3,22 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
+from redisjobs.client import jobs
+from redisjobs.client.calls import Calls
 from redisjobs.client.checks import id_of
 from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
 from redisjobs.client.push import Chunk, Conflict, push_chunks, raise_conflicts
 from redisjobs.client.pushing import Pushing
+from redisjobs.client.registry import Registry
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
-from redisjobs.control.inspector import Inspector
 from redisjobs.model import chunks, sync_verbs
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
@@ -26,6 +29,7 @@ from redisjobs.model.progress import Progress
 from redisjobs.model.transitions import NewJob, Reply
 
 if TYPE_CHECKING:
+    from redisjobs.control.control import Control
     from redisjobs.worker.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 R = TypeVar("R")
@@ -66,7 +70,7 @@ class JobHandle(PushedJob, Generic[R]):
         return await self._queue.signal(self.id, name, value)
 
 
-class JobQueue(Inspector, Pushing[JobHandle[Any]]):
+class JobQueue(Registry):
     """A queue of jobs: register handlers on it, and push jobs to it.
 
     Use it in `async with queue:`, or call `aclose` at the end. It connects with its first call.
@@ -85,9 +89,10 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
             days, and no completed or cancelled jobs.
     """
 
-    def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call. See `JobQueue` for `where`."""
+    def _connect(self, where: Any) -> None:
         self.driver, self._waitings = drivers.connect(where, self.name), Waitings()
+        self._calls = Calls(self)
+        self._pushing = Pushing[JobHandle[Any]](self, self._calls, self._handle)
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,12 +104,12 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
 
     async def aclose(self) -> None:
         """Close the connections. You can use the queue again afterwards."""
-        await self.disconnect()
+        await self._disconnect()
 
-    async def disconnect(self) -> None:
+    async def _disconnect(self) -> None:
         """Close all connections of this event loop, including those of this queue's worker."""
         self._waitings.close()
-        await super().disconnect()
+        await super()._disconnect()
 
     def service(
         self,
@@ -140,7 +145,14 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
     @property
     def schedules(self) -> Schedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return Schedules(self, self._push)
+        return Schedules(self, self._calls, self._pushing)
+
+    @cached_property
+    def control(self) -> "Control":
+        """The operator's calls: look at the queue's jobs and workers, change them, find out what is wrong."""
+        from redisjobs.control.control import Control  # here: a program that only pushes does not load it
+
+        return Control(self, self._calls)
 
     @property
     def job(self) -> "JobDecorator":
@@ -227,8 +239,8 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
         conflicts: list[Conflict] = []
         job = self.prepare(parameters, name, **options)
         if within is not None:
-            return (await self._push_within(within, [job]))[0]
-        (handle,) = await self._push([job], conflicts)
+            return (await self._pushing.push_within(within, [job]))[0]
+        (handle,) = await self._pushing.push([job], conflicts)
         raise_conflicts(conflicts)
         return handle
 
@@ -281,11 +293,11 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
         """
         if within is not None:
             chunks = self._prepare_many(items, name, options)
-            return await self._push_within(within, [job for chunk in chunks for job in chunk.jobs])
+            return await self._pushing.push_within(within, [job for chunk in chunks for job in chunk.jobs])
         conflicts: list[Conflict] = []
 
         async def push(chunk: Chunk) -> list[JobHandle[Any]]:
-            return await self._push(chunk.jobs, conflicts, prepared=chunk.prepared)
+            return await self._pushing.push(chunk.jobs, conflicts, prepared=chunk.prepared)
 
         handles = await push_chunks(push, self._prepare_many(items, name, options))
         raise_conflicts(conflicts)
@@ -361,6 +373,46 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
                 for chunk in page:
                     yield chunk
 
+    async def get(self, job: str | PushedJob) -> JobInfo | None:
+        """Look up a delayed, ready, running, suspended or dead job; return None if it ended or never existed.
+
+        It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
+        """
+        return await self._calls.do(jobs.get(job))
+
+    async def cancel(self, job: str | PushedJob) -> Reply:
+        """Cancel a job, and its children that have not ended; `children` says how many these are.
+
+        Returns:
+            CANCELLED: the job was delayed, ready or suspended, and is removed. CANCELLING: it runs; its worker
+            cancels the handler, and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it
+            ended, or never existed.
+        """
+        return await self._calls.do(jobs.cancel(job))
+
+    async def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
+        """Send a signal to a job, which takes it by `context.wait_for`.
+
+        A job takes each signal once. Of each name it keeps one until it waits for it: the first one.
+
+        Args:
+            job: Its id, or its handle.
+            name: The name of the signal: 1 to 200 characters, no spaces and no `#`.
+            value: Plain JSON, which the wait returns.
+
+        Returns:
+            OK: the job waited for it, and is ready to go on. KEPT: the job does not wait for it now, and will find
+            it when it does. EXISTS: it keeps an earlier signal of this name, so this one was not taken. DEAD: the
+            job is a dead letter, and took nothing; requeue it first. NOT_FOUND: the job has ended, or never
+            existed.
+
+        Raises:
+            EncodeError: The value is no plain JSON, or too large. Nothing was sent.
+            StepsFull: The job keeps as many signals as it may. Nothing was written.
+            ValueError: The name is wrong.
+        """
+        return await self._calls.do(jobs.signal(job, name, value, self.max_parameters))
+
     @overload
     async def run(
         self, parameters: P, name: JobName[P], *, timeout: Duration | None = None, **options: Unpack[PushOptions]
@@ -412,11 +464,11 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]]):
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         job, conflicts = self._prepare_awaited(parameters, name, options), list[Conflict]()
-        (handle,) = await self._push([job], conflicts)
+        (handle,) = await self._pushing.push([job], conflicts)
         raise_conflicts(conflicts)
         return await self.result(handle, timeout=limit)
 
-    def handle(
+    def _handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
         """Return the handle of a job on this queue; see `PushedJob`."""

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, Typ
 
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
+from redisjobs.client import jobs
+from redisjobs.client.calls import SyncCalls
 from redisjobs.client.checks import id_of
 from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
 from redisjobs.client.push import Conflict, raise_conflicts
 from redisjobs.client.pushing import SyncPushing
+from redisjobs.client.registry import Registry
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
-from redisjobs.control.inspector import SyncInspector
 from redisjobs.model import context
 from redisjobs.model.chunks import Chunk, checked_after
 from redisjobs.model.info import JobInfo
@@ -32,6 +34,7 @@ from redisjobs.model.sync_verbs import JobContext as JobContext
 from redisjobs.model.transitions import NewJob, Reply
 
 if TYPE_CHECKING:
+    from redisjobs.control.sync_control import SyncControl
     from redisjobs.worker.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions
 
 R = TypeVar("R")
@@ -68,7 +71,7 @@ class JobHandle(PushedJob, Generic[R]):
         return self._queue.signal(self.id, name, value)
 
 
-class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
+class JobQueue(Registry):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.
 
     Threads may share it. Use it in `with queue:`, or call `close` at the end. Its calls block their thread: in an
@@ -78,12 +81,13 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
     _awaits_push = False
     _thread: WaitingThread
 
-    def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call. See `redisjobs.JobQueue` for `where`."""
+    def _connect(self, where: Any) -> None:
         if "_thread" in vars(self):
             self._thread.close(self._stop_waiting)
         self.driver, self._store = drivers.connect_sync(where, self.name)
         self._waitings, self._thread = Waitings(), WaitingThread()
+        self._calls = SyncCalls(self)
+        self._pushing = SyncPushing[JobHandle[Any]](self, self._calls, self._handle)
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +106,9 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
         self._waitings.close()
         await self.driver.aclose()
 
-    async def disconnect(self) -> None:
+    async def _disconnect(self) -> None:
         """Close all connections of this event loop, including those of this queue's worker."""
-        await super().disconnect()
+        await super()._disconnect()
         self.close()
 
     def service(
@@ -141,7 +145,14 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
     @property
     def schedules(self) -> SyncSchedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return SyncSchedules(self, self._push)
+        return SyncSchedules(self, self._calls, self._pushing)
+
+    @functools.cached_property
+    def control(self) -> "SyncControl":
+        """The operator's calls on this queue; see `redisjobs.JobQueue.control`."""
+        from redisjobs.control.sync_control import SyncControl
+
+        return SyncControl(self, self._calls)
 
     @property
     def job(self) -> "JobDecorator":
@@ -186,8 +197,8 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
         conflicts: list[Conflict] = []
         job = self.prepare(parameters, name, **options)
         if within is not None:
-            return self._push_within(within, [job])[0]
-        (handle,) = self._push([job], conflicts)
+            return self._pushing.push_within(within, [job])[0]
+        (handle,) = self._pushing.push([job], conflicts)
         raise_conflicts(conflicts)
         return handle
 
@@ -229,10 +240,10 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         if within is not None:
             chunks = self._prepare_many(items, name, options)
-            return self._push_within(within, [job for chunk in chunks for job in chunk.jobs])
+            return self._pushing.push_within(within, [job for chunk in chunks for job in chunk.jobs])
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for chunk in self._prepare_many(items, name, options):
-            handles += self._push(chunk.jobs, conflicts, prepared=chunk.prepared)
+            handles += self._pushing.push(chunk.jobs, conflicts, prepared=chunk.prepared)
         raise_conflicts(conflicts)
         return handles
 
@@ -250,7 +261,7 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
         """
         job_id, wanted = id_of(job), expected(self.definitions, job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
-        self._check_loop()
+        self._calls.check_loop()
         since = time.monotonic()
         return self._thread.call(
             lambda: self._waitings.result(self.driver, self.name, job_id, wanted, limit, since)
@@ -259,13 +270,13 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Iterate over a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         job_id = id_of(job)
-        self._check_loop()
+        self._calls.check_loop()
         return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, job_id))
 
     def stream(self, job: str | PushedJob, *, after: str | None = None) -> Iterator[Chunk]:
         """Iterate over what a job emits until it has ended; see `redisjobs.JobQueue.stream`."""
         job_id, after = id_of(job), checked_after(after)
-        self._check_loop()
+        self._calls.check_loop()
         return self._stream(job_id, after)
 
     def _stream(self, job_id: str, after: str) -> Iterator[Chunk]:
@@ -278,6 +289,18 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
             for chunk in page:
                 last = chunk.id
                 yield chunk
+
+    def get(self, job: str | PushedJob) -> JobInfo | None:
+        """Look a job up; see `redisjobs.JobQueue.get`."""
+        return self._calls.do(jobs.get(job))
+
+    def cancel(self, job: str | PushedJob) -> Reply:
+        """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
+        return self._calls.do(jobs.cancel(job))
+
+    def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
+        """Send a signal to a job; see `redisjobs.JobQueue.signal`."""
+        return self._calls.do(jobs.signal(job, name, value, self.max_parameters))
 
     @overload
     def run(
@@ -320,11 +343,11 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]]):
         """Push a job, wait until it has ended, and return its result; see `redisjobs.JobQueue.run`."""
         limit = None if timeout is None else seconds(timeout, "timeout")
         job, conflicts = self._prepare_awaited(parameters, name, options), list[Conflict]()
-        (handle,) = self._push([job], conflicts)
+        (handle,) = self._pushing.push([job], conflicts)
         raise_conflicts(conflicts)
         return self.result(handle, timeout=limit)
 
-    def handle(
+    def _handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
         """Return the handle of a job on this queue; see `PushedJob`."""

@@ -28,7 +28,7 @@ async def face(request: pytest.FixtureRequest, store: Store) -> AsyncIterator[An
     queue = make(where, store.queue_name)
     yield queue
     if where is not store.driver:
-        await (queue.aclose() if isinstance(queue, JobQueue) else queue.disconnect())
+        await (queue.aclose() if isinstance(queue, JobQueue) else queue._disconnect())
 
 
 async def done(answer: Any) -> Any:

@@ -11,11 +11,8 @@ import anyio.to_thread
 from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs.sync
-from redisjobs import (
-    JobQueue,
-    NoResult,
-    Worker,
-)
+from redisjobs import JobQueue, Worker
+from redisjobs.errors import NoResult
 
 _EARLIER: list[threading.Thread] = []
 

@@ -164,7 +164,7 @@ class Shop:
         """Let a worker begin a job that goes on; return its id."""
         (job_id,) = self.push_as("ImportCatalogue", {"path": "catalogue.csv"})
         self.work()
-        until(lambda: self.queue.counts().running)
+        until(lambda: self.queue.control.counts().running)
         return job_id
 
     @contextmanager

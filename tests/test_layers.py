@@ -38,7 +38,7 @@ _version base
 """
 """Folders and modules, from the top down. Each imports only from lines below its own, or from its left."""
 
-WITH_CODE = {"contrib.django", "drivers", "events", "web", "testing"}
+WITH_CODE = {"contrib.django", "control", "drivers", "events", "web", "testing"}
 """Folders whose own file has code; that of any other says what the folder holds, and imports nothing."""
 
 RANK = {name: rank for rank, name in enumerate(" ".join(reversed(PACKAGES.splitlines())).split())}
@@ -263,8 +263,8 @@ def test_each_exported_name_is_what_type_checkers_take_it_for() -> None:
         for alias in node.names
     }
 
-    assert {*declared} - {"__version__"} == {*redisjobs.__all__}
-    for name in redisjobs.__all__:
+    assert {*declared} - {"__version__"} == {*vars(redisjobs)["__all__"]}
+    for name in vars(redisjobs)["__all__"]:
         assert getattr(redisjobs, name) is getattr(import_module(str(declared[name])), name)
 
 

@@ -62,9 +62,9 @@ async def run_jobs(where: Any, queue_name: str) -> None:
             with SyncJobQueue(where, queue_name) as producer:
                 job = await anyio.to_thread.run_sync(producer.push, Add(2))
                 assert await queue.result(job.id, timeout=10) == 3
-                assert [each.worker_id for each in producer.workers()] == [worker.worker_id]
+                assert [each.worker_id for each in producer.control.workers()] == [worker.worker_id]
             worker.stop()
-        assert (await queue.counts()).totals["completed"] == 2
+        assert (await queue.control.counts()).totals["completed"] == 2
 
 
 def refusal(where: Any, queue_name: str, deadline: float = 0.3) -> DriverError:

@@ -17,7 +17,15 @@ from anyio.abc import TaskGroup
 from store import eventually
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, PushOptions, Schedule, Snooze, Worker, exponential_jitter
+from redisjobs import (
+    JobContext,
+    JobQueue,
+    PushOptions,
+    Schedule,
+    Snooze,
+    Worker,
+    exponential_jitter,
+)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -306,7 +314,7 @@ class Traffic:
                 self.seen.left = await self._left()
 
     async def _left(self) -> int:
-        counts = await self.queue.counts()
+        counts = await self.queue.control.counts()
         return sum(counts.ready.values()) + counts.running + counts.delayed + counts.dead
 
 
@@ -338,8 +346,8 @@ async def looks_while_busy(
             if number % 11 == 0:
                 await queue.cancel(handle)
             if pauses and number % 29 == 0:
-                await queue.pause(work.name)
-                await queue.resume(work.name)
+                await queue.control.pause(work.name)
+                await queue.control.resume(work.name)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep_pushing)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from redisjobs import JobContext, JobHandle, JobName, JobQueue, NoResult, Priority, Worker, sync
+from redisjobs import JobContext, JobHandle, JobName, JobQueue, Priority, Worker, sync
+from redisjobs.errors import NoResult
 from redisjobs.model.transitions import NewJob
 
 

@@ -4,7 +4,8 @@ import os
 import sentry_sdk
 from sentry_sdk.integrations.logging import ignore_logger
 
-from redisjobs import Fail, JobContext, JobQueue, JobStalled, JobTimeout, Middleware, Retry, Snooze
+from redisjobs import Fail, JobContext, JobQueue, Middleware, Retry, Snooze
+from redisjobs.errors import JobStalled, JobTimeout
 from redisjobs.events import SettledJob
 from redisjobs.events.middleware import CallNext, OutgoingJob, RunningJob
 from redisjobs.model.outcome import Outcome, Raised

@@ -8,7 +8,7 @@ same server for both.
 from fastapi import FastAPI
 from signups import SendEmail, queue
 
-from redisjobs import Lifespan
+from redisjobs.worker.service import Lifespan
 
 
 def make(lifespan: Lifespan) -> FastAPI:

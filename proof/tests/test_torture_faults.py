@@ -88,7 +88,7 @@ def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add
     system.tend()
     assert system.late == []
     assert system.store.counts().totals["pushed"] == len(fault.jobs)
-    assert system.store.queue.jobs(State.READY) == []
+    assert system.store.queue.control.jobs(State.READY) == []
 
 
 # Workers that the store no longer knows, and clocks. `worker` is one that has joined; its process only sleeps.
@@ -672,7 +672,7 @@ def test_what_was_stopped_may_start_once_the_fault_is_over(system: System, kind:
     fault.begin(system)
 
     assert fault.happened
-    info = queue.pauses()
+    info = queue.control.pauses()
     assert (info.since is not None, [*info.names], info.held) == {
         PauseQueue: (True, [], 0),
         PauseName: (False, ["Work"], 0),
@@ -685,7 +685,7 @@ def test_what_was_stopped_may_start_once_the_fault_is_over(system: System, kind:
         assert all(stop["since"] < stop["until"] for stop in stops)
     else:
         heal(system)
-    info = queue.pauses()
+    info = queue.control.pauses()
     assert (info.since, [*info.names], info.held) == (None, [], 0)
 
 

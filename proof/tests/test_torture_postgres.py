@@ -263,11 +263,11 @@ class TestFaults:
 
         assert fault.happened
         with pytest.raises(DriverError), JobQueue(system.store.url, "q", deadline=0.5) as queue:
-            queue.counts()
+            queue.control.counts()
         assert first(system).run("select 1") == [(1,)]
         fault.end(system)
         with JobQueue(system.store.url, "q", deadline=5) as queue:
-            assert queue.counts().running == 0
+            assert queue.control.counts().running == 0
 
     def test_a_fence_whose_session_was_ended_for_being_idle_has_not_happened(self, system: System) -> None:
         for store in system.stores:
@@ -366,7 +366,7 @@ class TestFaults:
 
         fault.begin(system)
 
-        found = [info.job_id for store in system.stores for info in store.queue.jobs(State.READY)]
+        found = [info.job_id for store in system.stores for info in store.queue.control.jobs(State.READY)]
         assert len(fault.jobs) >= 6
         assert {*fault.jobs} == {*found}
 

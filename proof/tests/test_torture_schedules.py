@@ -451,7 +451,7 @@ def test_a_firing_of_which_the_reply_is_cut_or_the_request_late_fires_no_slot_tw
 
     anyio.run(run)
     jobs = [job for event in told for job in event.jobs]
-    ready = [job.job_id for job in system.store.queue.jobs("ready", 500)]
+    ready = [job.job_id for job in system.store.queue.control.jobs("ready", 500)]
     assert len({job for job, _, _ in jobs} & set(ready)) == len(jobs)
     assert all(added for _, _, added in jobs)
     assert len(ready) == system.store.counts().totals["pushed"]

@@ -31,8 +31,8 @@ from redisjobs.cli.target import (
     naming,
     where,
 )
-from redisjobs.client.operations import FilterOptions
 from redisjobs.client.registry import Registry
+from redisjobs.control.filters import FilterOptions
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UniqueConflict
 from redisjobs.events.kinds import JobsChanged
@@ -68,14 +68,14 @@ def list_letters(
     """List dead letters, newest first."""
     wanted = filters(name, text, older_than, fingerprint, reason, worker)
     with named(queue, url) as there:
-        show.job_list(there.jobs(State.DEAD, limit, **wanted), State.DEAD, where(there), as_json)
+        show.job_list(there.control.jobs(State.DEAD, limit, **wanted), State.DEAD, where(there), as_json)
 
 
 @app.command("groups")
 def group_letters(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Count the dead letters of each kind of failure or reason, the largest groups first."""
     with named(queue, url) as there:
-        groups = there.dead_groups()
+        groups = there.control.dead_groups()
     rows = ([getattr(group, column) for column in _GROUP_COLUMNS] for group in groups)
     documents = map(dataclasses.asdict, groups)
     on = f"dead letters on {where(there)}"
@@ -162,10 +162,10 @@ def requeue(
         _check_rate(rate, job_ids)
     with _handling(target, url, imports) if target else named(queue, url) as there:
         if not job_ids:
-            count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
+            count = _with_bar(there, wanted, lambda: there.control.requeue_all(rate=rate, **wanted))
             _told("requeued", count, there, as_json)
             return
-        act: Requeue = partial(there.requeue, ended=ended, unique=not without_key)
+        act: Requeue = partial(there.control.requeue, ended=ended, unique=not without_key)
         if from_step is not None or from_start:
             act = partial(_requeue_from, from_step, act)
         if parameters is not None:
@@ -194,14 +194,14 @@ def delete(
         if job_ids:
             _act(partial(_delete, there), job_ids, "deleted", there, as_json)
         else:
-            count = _with_bar(there, wanted, lambda: there.delete_all(**wanted))
+            count = _with_bar(there, wanted, lambda: there.control.delete_all(**wanted))
             _told("deleted", count, there, as_json)
 
 
 def _delete(there: sync.JobQueue, job_id: str) -> bool:
     """Delete a dead letter, but no completed or cancelled job."""
     job = there.get(job_id)
-    return job is not None and job.state is State.DEAD and there.delete(job_id)
+    return job is not None and job.state is State.DEAD and there.control.delete(job_id)
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], in
     with Bar("dead letters") as bar:
         if not bar.is_shown:
             return take()
-        total, done = None if wanted else there.counts().dead, 0
+        total, done = None if wanted else there.control.counts().dead, 0
 
         def show(changed: JobsChanged) -> None:
             nonlocal done

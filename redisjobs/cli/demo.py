@@ -68,7 +68,7 @@ def demo(
 def _see(url: str) -> None:
     """Raise an error unless a server answers at this URL."""
     with named("default", url) as queue:
-        queue.counts()
+        queue.control.counts()
 
 
 def _find(directory: Path | None) -> tuple[Path, list[str], int]:
@@ -134,7 +134,7 @@ class _Show:
 
     def look(self) -> int:
         """Check the counts, kill a worker if half is done, and return how many pushed jobs are not done."""
-        counts = self.queue.counts()
+        counts = self.queue.control.counts()
         done = counts.totals.get("completed", 0) + counts.dead
         self.progress.update(self.bar, completed=done)
         self.workers.watch()

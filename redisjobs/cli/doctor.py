@@ -31,7 +31,7 @@ def doctor(
         def progress(done: int, total: int) -> None:
             bar.show(Progress(fraction=done / total if total else None, done=done, total=total))
 
-        found = there.doctor(repair=repair, progress=progress)
+        found = there.control.doctor(repair=repair, progress=progress)
     if as_json:
         show.document(
             {"queue": there.name, "server": there.driver.where, "findings": [*map(dataclasses.asdict, found)]}

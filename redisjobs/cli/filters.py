@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from redisjobs.cli.errors import check_seconds, mistake
-from redisjobs.client.operations import FilterOptions, filter_of
+from redisjobs.control.filters import FilterOptions, filter_of
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[

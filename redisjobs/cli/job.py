@@ -73,7 +73,7 @@ def show_job(
         was_there = watch and _watch(there, job_id, as_json=as_json)
         was_there = was_there or (follow and _follow(there, job_id, after, as_json=as_json))
         watch = watch or follow
-        found = there.why(job_id)
+        found = there.control.why(job_id)
         job = found.job
         steps, groups = _story(there, job) if job is not None else ([], [])
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
@@ -106,7 +106,7 @@ def _story(there: JobQueue, job: JobInfo) -> tuple[list[StepInfo], list[ChildGro
     try:
         if job.state in ENDED:
             return [], []
-        return there.steps(job.job_id), there.children(job.job_id, limit=_SHOWN, look_up=True)
+        return there.control.steps(job.job_id), there.control.children(job.job_id, limit=_SHOWN, look_up=True)
     except Unavailable:
         raise
     except DriverError:
@@ -117,7 +117,7 @@ def _list_children(there: JobQueue, job_id: str, as_json: bool) -> None:
     """List all children of a job; fail if it is not on the queue."""
     if there.get(job_id) is None:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
-    groups = there.children(job_id, limit=MOST_CHILDREN)
+    groups = there.control.children(job_id, limit=MOST_CHILDREN)
     found = [(group.step, child) for group in groups for child in group.children]
     columns = ("step", "index", "job_id", "state", "error", "result")
     rows = ([step, *(getattr(child, column) for column in columns[1:])] for step, child in found)

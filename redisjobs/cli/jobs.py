@@ -9,7 +9,7 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, Waiting, Worker, filters
 from redisjobs.cli.target import Json, Limit, QueueName, Url, named, where
-from redisjobs.client.operations import FilterOptions
+from redisjobs.control.filters import FilterOptions
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.job import State
 from redisjobs.model.transitions import Reply
@@ -42,7 +42,7 @@ def list_jobs(
     """List jobs: ready and running by priority and age, delayed or suspended by time, others newest first."""
     wanted = filters(name, text, older_than, worker=worker)
     with named(queue, url) as there:
-        show.job_list(there.jobs(state, limit, **wanted), state, where(there), as_json)
+        show.job_list(there.control.jobs(state, limit, **wanted), state, where(there), as_json)
 
 
 def cancel(
@@ -62,7 +62,7 @@ def cancel(
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
-            _done_to_all("cancelled", there.cancel_all(str(state), **wanted), state, there, as_json)
+            _done_to_all("cancelled", there.control.cancel_all(str(state), **wanted), state, there, as_json)
             return
         left = _children_left(there, job_id)
         reply = there.cancel(job_id)
@@ -89,9 +89,9 @@ def hold(
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
-            _done_to_all("held", there.hold_all(str(state), **wanted), state, there, as_json)
+            _done_to_all("held", there.control.hold_all(str(state), **wanted), state, there, as_json)
             return
-        reply = there.hold(job_id)
+        reply = there.control.hold(job_id)
         if reply is not Reply.HELD:
             raise _refused(job_id, reply, there)
         show.done(f"held: {visible(job_id)} on {where(there)}", {"job_id": job_id, "held": True}, as_json)
@@ -111,9 +111,9 @@ def unhold(
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
-            _done_to_all("unheld", there.unhold_all(str(state), **wanted), state, there, as_json)
+            _done_to_all("unheld", there.control.unhold_all(str(state), **wanted), state, there, as_json)
             return
-        if not there.unhold(job_id):
+        if not there.control.unhold(job_id):
             raise Failure(f"job {job_id!r} on {where(there)} is not held")
         show.done(f"unheld: {visible(job_id)} on {where(there)}", {"job_id": job_id, "held": False}, as_json)
 
@@ -121,7 +121,7 @@ def unhold(
 def _children_left(there: JobQueue, job_id: str) -> int:
     """Return how many children of a job have not ended; 0 if this user may not read that."""
     try:
-        return sum(group.left for group in there.children(job_id, limit=0))
+        return sum(group.left for group in there.control.children(job_id, limit=0))
     except Unavailable:
         raise
     except DriverError:

@@ -36,7 +36,7 @@ _MOST_WORKERS = 5  # the most workers to name in a line
 def list_limits(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """List the limits of a queue, which jobs run under each, and how many wait in line."""
     with named(queue, url) as there:
-        found = there.limits()
+        found = there.control.limits()
     rows = (row for info in found for row in _rows(info))
     on = f"limits on {where(there)}"
     show.listing(map(_document, found), as_json, _COLUMNS, rows, on, f"no {on}")
@@ -57,7 +57,7 @@ def set_limit(
     if not limit.text:
         raise Mistake("say --max-concurrency, --rate or both; `redisjobs limits remove` removes a limit")
     with named(queue, url) as there:
-        there.set_limit(name, max_concurrency=max_concurrency, rate=rate, burst=burst)
+        there.control.set_limit(name, max_concurrency=max_concurrency, rate=rate, burst=burst)
     _say(name, limit, there, as_json)
 
 
@@ -66,7 +66,7 @@ def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: J
     """Remove the limit of a job name: its waiting jobs start. A worker that declares a limit sets it again."""
     limit = _checked(name)
     with named(queue, url) as there:
-        there.set_limit(name)
+        there.control.set_limit(name)
     _say(name, limit, there, as_json)
 
 

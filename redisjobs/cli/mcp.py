@@ -15,7 +15,7 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.target import QueueName, Url, queue_of
 from redisjobs.cli.workers import worker_document
-from redisjobs.client.operations import FilterOptions
+from redisjobs.control.filters import FilterOptions
 from redisjobs.errors import RedisJobsError
 from redisjobs.model.job import ENDED, State
 from redisjobs.model.statistics import NameStatistics
@@ -183,7 +183,7 @@ def _about_the_queue(board: "Board") -> list[Tool]:
 
     async def doctor() -> list[dict[str, Any]]:
         """Check the queue's data, workers, backlog, schedules and server. It looks at each job, so ask rarely."""
-        return [dataclasses.asdict(board.redaction.finding(each)) for each in await board.queue.doctor()]
+        return [dataclasses.asdict(board.redaction.finding(each)) for each in await board.control.doctor()]
 
     return [overview, workers, limits, schedules, doctor]
 

@@ -21,7 +21,7 @@ def pause(name: Name = None, queue: QueueName = "default", url: Url = None, as_j
     """Stop the jobs of a queue, or of one name, from starting until `resume`. Running jobs go on."""
     _check(name)
     with named(queue, url) as there:
-        there.pause(name)
+        there.control.pause(name)
         _say(name, there, as_json, is_paused=True)
 
 
@@ -29,7 +29,7 @@ def resume(name: Name = None, queue: QueueName = "default", url: Url = None, as_
     """Let the jobs of a queue, or of one paused name, start again."""
     _check(name)
     with named(queue, url) as there:
-        there.resume(name)
+        there.control.resume(name)
         _say(name, there, as_json, is_paused=False)
 
 
@@ -54,7 +54,7 @@ def _say(name: str | None, there: JobQueue, as_json: bool, *, is_paused: bool) -
 
 def _is_known(there: JobQueue, name: str | None) -> bool:
     """Return whether the queue has had jobs or workers, or whether the name may have a handler or a job."""
-    workers, counts = there.workers(), there.counts()
+    workers, counts = there.control.workers(), there.control.counts()
     if name is None:
         return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))
     if any(name in worker.names or worker.has_more_names for worker in workers):
@@ -62,4 +62,4 @@ def _is_known(there: JobQueue, name: str | None) -> bool:
     live = {State.READY: sum(counts.ready.values()), State.RUNNING: counts.running}
     live |= {State.DELAYED: counts.delayed, State.SUSPENDED: counts.suspended}
     is_quick = sum(live.values()) <= _MOST_JOBS
-    return not is_quick or any(there.jobs(state, 1, name=name) for state, number in live.items() if number)
+    return not is_quick or any(there.control.jobs(state, 1, name=name) for state, number in live.items() if number)

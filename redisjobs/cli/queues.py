@@ -64,7 +64,7 @@ def _opened(
 
 
 def _document(queue: sync.JobQueue) -> dict[str, Any]:
-    counts, pauses = queue.counts(), queue.pauses()
+    counts, pauses = queue.control.counts(), queue.control.pauses()
     return {
         "queue": queue.name,
         "server": queue.driver.where,
@@ -73,6 +73,6 @@ def _document(queue: sync.JobQueue) -> dict[str, Any]:
         "delayed": counts.delayed,
         "suspended": counts.suspended,
         "dead": counts.dead,
-        "workers": sum(worker.lease > 0 for worker in queue.workers()),
+        "workers": sum(worker.lease > 0 for worker in queue.control.workers()),
         "paused": pauses.since,
     }

@@ -50,7 +50,7 @@ class _Speed:
 
     def look(self, queue: sync.JobQueue, counts: Counts) -> dict[str, float | None]:
         """Return the jobs per second by outcome, and how many seconds 95 % of the last minutes' jobs waited."""
-        lately, now = total(queue.statistics(last=120)), time.monotonic()
+        lately, now = total(queue.control.statistics(last=120)), time.monotonic()
         since, done = lately.seconds, {name: getattr(lately, name) for name in _SHOWN}
         if self._totals is not None:
             since = max(0.001, now - self._looked_at)
@@ -63,7 +63,7 @@ class _Speed:
 
 def _show(queue: sync.JobQueue, as_json: bool, speed: _Speed, before: str = "", *, line: bool = False) -> bool:
     """Show the counts as a table, after the text `before`, or as JSON; return what `say` returns."""
-    counts, pauses, workers = queue.counts(), queue.pauses(), queue.workers()
+    counts, pauses, workers = queue.control.counts(), queue.control.pauses(), queue.control.workers()
     throughput = speed.look(queue, counts)
     if not as_json:
         read = show.counts_table(where(queue), counts, pauses, before)

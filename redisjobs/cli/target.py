@@ -167,7 +167,7 @@ def load(target: str, url: str | None = None, imports: Sequence[str] | None = No
         _import(name)
     if url is not None:
         try:
-            found.move(url)
+            found._connect(url)
         except ValueError as error:
             raise Mistake(str(error)) from error
     return found

@@ -30,7 +30,7 @@ def why(
     if (job_id is None) == (unique is None):
         raise Mistake("give the ID of a job, or --unique KEY")
     with named(queue, url) as there:
-        found = there.why(job_id, unique=unique)
+        found = there.control.why(job_id, unique=unique)
     if as_json:
         job = show.job_document(found.job) if found.job else None
         show.document({**dataclasses.asdict(found), "job": job})

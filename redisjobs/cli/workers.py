@@ -38,7 +38,7 @@ def list_workers(
         context.default_map = dict.fromkeys(("quiet", "resume", "stop"), typed)
         return
     with named(queue, url) as there:
-        found = there.workers()
+        found = there.control.workers()
     if as_json:
         show.document([worker_document(worker) for worker in found])
     else:
@@ -49,14 +49,14 @@ def list_workers(
 def quiet(ids: Ids, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Ask workers to claim no more jobs of this queue until `resume`. Running jobs go on."""
     with named(queue, url) as there:
-        _ask(there.quiet_worker, ids, "quiet", there, as_json)
+        _ask(there.control.quiet_worker, ids, "quiet", there, as_json)
 
 
 @app.command()
 def resume(ids: Ids, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """Ask quiet workers to claim jobs again."""
     with named(queue, url) as there:
-        _ask(there.resume_worker, ids, "resume", there, as_json)
+        _ask(there.control.resume_worker, ids, "resume", there, as_json)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def stop(ids: Ids, queue: QueueName = "default", url: Url = None, as_json: Json 
     It can't be taken back. With --processes no other process takes its place. A service manager may start another.
     """
     with named(queue, url) as there:
-        _ask(there.stop_worker, ids, "stop", there, as_json)
+        _ask(there.control.stop_worker, ids, "stop", there, as_json)
 
 
 def _ask(ask: Callable[[str], Reply], ids: Sequence[str], what: str, there: JobQueue, as_json: bool) -> None:

@@ -12,12 +12,11 @@ import anyio
 
 from redisjobs.base.logger import Log
 from redisjobs.client.backoff import retrying, retrying_sync
-from redisjobs.client.operations import Steps
+from redisjobs.client.operation import Operation
 from redisjobs.client.push import Push, gave_up
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change
-from redisjobs.model.driver import SyncDriver
 from redisjobs.model.info import JobInfo, job_info
 from redisjobs.model.queries import Query, Scan
 from redisjobs.model.times import LONGEST_TRY
@@ -26,12 +25,15 @@ T = TypeVar("T")
 logger = Log("redisjobs")
 
 
-class Calls(Registry):
+class Calls:
     """The calls of an async queue."""
 
-    async def _do(self, steps: Steps[T]) -> T:
+    def __init__(self, queue: Registry) -> None:
+        self._queue = queue
+
+    async def do(self, operation: Operation[T]) -> T:
         """Carry out an operation: send each request that it yields to the store, and return its result."""
-        go_on = partial(steps.send, None)
+        go_on = partial(operation.send, None)
         while True:
             try:
                 request = go_on()
@@ -39,29 +41,32 @@ class Calls(Registry):
                 result: T = end.value
                 return result
             try:
-                go_on = partial(steps.send, await self._ask(request))
+                go_on = partial(operation.send, await self.ask(request))
             except DriverError as error:
-                go_on = partial(steps.throw, error)
+                go_on = partial(operation.throw, error)
 
-    async def _ask(self, request: Query[T] | Change[T]) -> T:
+    async def ask(self, request: Query[T] | Change[T]) -> T:
+        """Send one query or change to the store, and return its answer."""
+        driver = self._queue.driver
         if isinstance(request, Query):
-            return await self._call(lambda: self.driver.read(request))
-        answer = await self._call(lambda: self.driver.change(request))
-        self._publish_changed(request, answer)
+            return await self.call(lambda: driver.read(request))
+        answer = await self.call(lambda: driver.change(request))
+        self._queue._publish_changed(request, answer)
         return answer
 
-    async def _scan(self, page: Scan) -> AsyncIterator[JobInfo]:
+    async def scan(self, page: Scan) -> AsyncIterator[JobInfo]:
+        """Iterate over the jobs of a scan, from its first page on."""
         more = True
         while more:
-            step = await self._ask(page)
+            step = await self.ask(page)
             for row in step.rows:
                 yield job_info(row)
             page, more = replace(page, after=step.after), step.after != ""
 
-    async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
         """Call the store, and repeat the call while it is unavailable, until the deadline."""
         cause: BaseException | None = None
-        deadline, began = push.deadline if push else self.deadline, time.monotonic()
+        deadline, began = push.deadline if push else self._queue.deadline, time.monotonic()
         try:
             if push and deadline >= LONGEST_TRY:
                 return await call()  # the driver ends it in time, and a scope would cost as much as all else here
@@ -83,13 +88,14 @@ class Calls(Registry):
         raise gave_up(push, deadline, cause) from cause
 
 
-class SyncCalls(Registry):
+class SyncCalls:
     """The calls of a sync queue."""
 
-    _store: SyncDriver
-    _has_warned = False
+    def __init__(self, queue: Registry) -> None:
+        self._queue = queue
+        self._has_warned = False
 
-    def _check_loop(self) -> None:
+    def check_loop(self) -> None:
         """Warn, once for each queue, if this call blocks an event loop."""
         if asyncio._get_running_loop() is None or self._has_warned:
             return
@@ -97,13 +103,13 @@ class SyncCalls(Registry):
         logger.warning(
             "queue '%s': a call at %s blocks the event loop of its thread: await a redisjobs.JobQueue there, or "
             "make the call by asyncio.to_thread",
-            self.name,
+            self._queue.name,
             _caller(),
         )
 
-    def _do(self, steps: Steps[T]) -> T:
-        """Carry out an operation; see `Calls._do`."""
-        go_on = partial(steps.send, None)
+    def do(self, operation: Operation[T]) -> T:
+        """Carry out an operation; see `Calls.do`."""
+        go_on = partial(operation.send, None)
         while True:
             try:
                 request = go_on()
@@ -111,28 +117,31 @@ class SyncCalls(Registry):
                 result: T = end.value
                 return result
             try:
-                go_on = partial(steps.send, self._ask(request))
+                go_on = partial(operation.send, self.ask(request))
             except DriverError as error:
-                go_on = partial(steps.throw, error)
+                go_on = partial(operation.throw, error)
 
-    def _ask(self, request: Query[T] | Change[T]) -> T:
+    def ask(self, request: Query[T] | Change[T]) -> T:
+        """Send one query or change to the store, and return its answer."""
+        store = self._queue._store
         if isinstance(request, Query):
-            return self._call(lambda until: self._store.read(request, until=until))
-        answer = self._call(lambda until: self._store.change(request, until=until))
-        self._publish_changed(request, answer)
+            return self.call(lambda until: store.read(request, until=until))
+        answer = self.call(lambda until: store.change(request, until=until))
+        self._queue._publish_changed(request, answer)
         return answer
 
-    def _scan(self, page: Scan) -> Iterator[JobInfo]:
+    def scan(self, page: Scan) -> Iterator[JobInfo]:
+        """Iterate over the jobs of a scan, from its first page on."""
         more = True
         while more:
-            step = self._ask(page)
+            step = self.ask(page)
             yield from map(job_info, step.rows)
             page, more = replace(page, after=step.after), step.after != ""
 
-    def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:
+    def call(self, call: Callable[[float], T], push: Push | None = None) -> T:
         """Call the store, and repeat the call until the deadline; `call` gets it in monotonic seconds."""
-        self._check_loop()
-        deadline = push.deadline if push else self.deadline
+        self.check_loop()
+        deadline = push.deadline if push else self._queue.deadline
         end = time.monotonic() + deadline
         try:
             return call(end)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from redisjobs.client.operations import DONE
 from redisjobs.client.push import name_in
 from redisjobs.errors import DriverError
 from redisjobs.events import logs
@@ -17,6 +16,7 @@ from redisjobs.events.kinds import (
     QueueResumed,
 )
 from redisjobs.model.changes import (
+    CHANGED,
     BulkResult,
     Cancel,
     Change,
@@ -103,6 +103,6 @@ def _by_name(
 ) -> Iterator[tuple[str, list[tuple[str, Reply]]]]:
     jobs: dict[str, list[tuple[str, Reply]]] = {}
     for change, reply in made:
-        if reply in DONE:
+        if reply in CHANGED:
             jobs.setdefault(_NAMES[type(change)], []).append((change.job_id, reply))
     yield from jobs.items()

@@ -17,7 +17,7 @@ from redisjobs.model import payload
 from redisjobs.model.annotations import returned_type
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Accuracy, Definition, check_schedule
-from redisjobs.model.driver import Driver
+from redisjobs.model.driver import Driver, SyncDriver
 from redisjobs.model.job import Duration, JobDefinition, JobName, PushedJob, checked_queue_name, name_of
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import (
@@ -52,11 +52,11 @@ class Registry(Preparing):
         declared: The schedules that the code declares, by name; see `schedule`.
         state: Handlers get this as `context.state`. Set it before jobs run.
         middleware: The queue's middleware, the outermost first; see `add_middleware`.
-        on_push: The `on_push` hooks of the middleware.
         retention: What the queue keeps. Its workers store it when they start; None: they change nothing.
     """
 
     driver: Driver
+    _store: SyncDriver  # of a sync queue, whose own calls go there
     _awaits_push: ClassVar[bool] = True
     _publisher: "Publisher | None" = None  # until a caller asks for events
 
@@ -85,14 +85,14 @@ class Registry(Preparing):
         self.state: Any = None
         self.declared: dict[str, Definition] = {}
         self.middleware: tuple[Middleware, ...] = ()
-        self.on_push: tuple[Hook, ...] = ()
+        self._on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
-        self.move(where)
+        self._connect(where)
 
     @abstractmethod
-    def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call. See `JobQueue` for `where`."""
+    def _connect(self, where: Any) -> None:
+        """Use another store from now on; call it before the queue's first call. See `JobQueue` for `where`."""
 
     @property
     def events(self) -> "Events":
@@ -105,7 +105,7 @@ class Registry(Preparing):
             publisher = vars(self).setdefault("_publisher", Publisher(self.name))
         return publisher.events
 
-    async def disconnect(self) -> None:
+    async def _disconnect(self) -> None:
         """Close the connections of this queue. You can use it again afterwards."""
         await self.driver.aclose()
 
@@ -118,7 +118,7 @@ class Registry(Preparing):
             TypeError: It is not a middleware, or has a hook that can't be called.
         """
         self.middleware = (*self.middleware, checked(middleware, awaits_push=self._awaits_push))
-        self.on_push = hooks(self.middleware, "on_push")
+        self._on_push = hooks(self.middleware, "on_push")
 
     # Handlers
 
@@ -242,12 +242,12 @@ class Registry(Preparing):
             ValueError: The queue has a schedule of this name, or the value of an argument is wrong.
             EncodeError: The parameters don't fit their type.
         """
-        definition = self.define(
+        definition = self._define(
             parameters, schedule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
         self.declared[definition.name] = self._undeclared(definition)
 
-    def define(
+    def _define(
         self,
         parameters: Any,
         schedule: Schedule,
@@ -278,7 +278,7 @@ class Registry(Preparing):
         """Return the definition for a handler's `schedule=`, which pushes the job without arguments."""
         check_schedule(schedule)
         try:
-            definition = self.define(make(), schedule, job=name)
+            definition = self._define(make(), schedule, job=name)
         except Exception as error:  # the application's code may raise anything
             raise RegistrationError(
                 f"{name.name}: schedule= pushes the job without arguments, but it needs some ({error}); declare "
@@ -295,11 +295,11 @@ class Registry(Preparing):
 
     # Pushes
 
-    def handle(
+    @abstractmethod
+    def _handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> PushedJob:
         """Return the handle of a job on this queue; see `PushedJob`."""
-        return PushedJob(job_id, name, added, replaced, is_other=is_other)
 
     def _publish_pushed(self, handles: Sequence[PushedJob]) -> None:
         """Publish the result of a push."""

@@ -3,13 +3,13 @@
 The list includes the schedules that code declares; see `Registry.schedule`. A `Scheduler` fires them.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar, Unpack
+from typing import Any, Generic, Literal, Unpack
 
 from redisjobs.base.visible import visible
 from redisjobs.client.calls import Calls, SyncCalls
-from redisjobs.client.operations import Steps, ask
-from redisjobs.client.push import Conflict
+from redisjobs.client.operation import Operation, ask
+from redisjobs.client.pushing import Handle, Pushing, SyncPushing
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.definition import Accuracy, Definition, job_now
@@ -27,25 +27,20 @@ from redisjobs.model.stored import (
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.schedules.schedule import Schedule
 
-Handle = TypeVar("Handle")
-Conflicts = list[Conflict]
-
 
 class Schedules(Generic[Handle]):
     """The schedules of an async queue. Every method may raise `DriverError`, and `TypeError` for a wrong name."""
 
-    def __init__(
-        self, queue: Calls, push: Callable[[Sequence[NewJob], Conflicts], Awaitable[Sequence[Handle]]]
-    ) -> None:
-        self._queue, self._push = queue, push
+    def __init__(self, queue: Registry, calls: Calls, pushing: Pushing[Handle]) -> None:
+        self._queue, self._calls, self._pushing = queue, calls, pushing
 
     async def list(self) -> list[ScheduleInfo]:
         """Return all schedules, by name."""
-        return await self._queue._do(listed())
+        return await self._calls.do(listed())
 
     async def get(self, name: str) -> ScheduleInfo | None:
         """Return the schedule of that name, or None."""
-        return await self._queue._do(_get(name))
+        return await self._calls.do(_get(name))
 
     async def put(
         self,
@@ -67,18 +62,18 @@ class Schedules(Generic[Handle]):
         Raises:
             RegistrationError: A running release declares a schedule of that name in its code. Nothing is changed.
         """
-        made = self._queue.define(
+        made = self._queue._define(
             parameters, rule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
-        await self._queue._do(_put(name, made))
+        await self._calls.do(_put(name, made))
 
     async def pause(self, name: str) -> bool:
         """Stop a schedule from firing, even after restarts and new releases; return whether it exists."""
-        return await self._queue._do(_pause(name, pause=True))
+        return await self._calls.do(_pause(name, pause=True))
 
     async def resume(self, name: str) -> bool:
         """Let a paused schedule fire its slots from now on; return whether it exists."""
-        return await self._queue._do(_pause(name, pause=False))
+        return await self._calls.do(_pause(name, pause=False))
 
     async def remove(self, name: str) -> bool:
         """Remove a schedule; return whether it existed.
@@ -86,7 +81,7 @@ class Schedules(Generic[Handle]):
         Raises:
             RegistrationError: A running release declares it in its code, and would declare it again at once.
         """
-        return await self._queue._do(_remove(name))
+        return await self._calls.do(_remove(name))
 
     async def run_now(self, name: str) -> Handle:
         """Push the job of a schedule now, even if the schedule is paused. Its slots don't change.
@@ -94,23 +89,23 @@ class Schedules(Generic[Handle]):
         Raises:
             UnknownSchedule: No schedule has that name, or its stored form can't be read.
         """
-        (handle,) = await self._push([await self._queue._do(_job_now(name))], [])
+        (handle,) = await self._pushing.push([await self._calls.do(_job_now(name))], [])
         return handle
 
 
 class SyncSchedules(Generic[Handle]):
     """The schedules of a sync queue, with the methods of `Schedules`."""
 
-    def __init__(self, queue: SyncCalls, push: Callable[[Sequence[NewJob], Conflicts], Sequence[Handle]]) -> None:
-        self._queue, self._push = queue, push
+    def __init__(self, queue: Registry, calls: SyncCalls, pushing: SyncPushing[Handle]) -> None:
+        self._queue, self._calls, self._pushing = queue, calls, pushing
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
-        return self._queue._do(listed())
+        return self._calls.do(listed())
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""
-        return self._queue._do(_get(name))
+        return self._calls.do(_get(name))
 
     def put(
         self,
@@ -125,30 +120,30 @@ class SyncSchedules(Generic[Handle]):
         **options: Unpack[PushOptions],
     ) -> None:
         """See `Schedules.put`."""
-        made = self._queue.define(
+        made = self._queue._define(
             parameters, rule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
-        self._queue._do(_put(name, made))
+        self._calls.do(_put(name, made))
 
     def pause(self, name: str) -> bool:
         """See `Schedules.pause`."""
-        return self._queue._do(_pause(name, pause=True))
+        return self._calls.do(_pause(name, pause=True))
 
     def resume(self, name: str) -> bool:
         """See `Schedules.resume`."""
-        return self._queue._do(_pause(name, pause=False))
+        return self._calls.do(_pause(name, pause=False))
 
     def remove(self, name: str) -> bool:
         """See `Schedules.remove`."""
-        return self._queue._do(_remove(name))
+        return self._calls.do(_remove(name))
 
     def run_now(self, name: str) -> Handle:
         """See `Schedules.run_now`."""
-        (handle,) = self._push([self._queue._do(_job_now(name))], [])
+        (handle,) = self._pushing.push([self._calls.do(_job_now(name))], [])
         return handle
 
 
-# The operations, for both queue classes; see operations.py
+# The operations, for both queue classes; see operation.py
 
 
 def _named(name: str) -> str:
@@ -157,7 +152,7 @@ def _named(name: str) -> str:
     return name
 
 
-def listed() -> Steps[list[ScheduleInfo]]:
+def listed() -> Operation[list[ScheduleInfo]]:
     """List the schedules."""
     pages = [(yield from ask(ListSchedules()))]
     while pages[-1].more is not None:
@@ -165,12 +160,12 @@ def listed() -> Steps[list[ScheduleInfo]]:
     return schedule_infos(pages)
 
 
-def _get(name: str) -> Steps[ScheduleInfo | None]:
+def _get(name: str) -> Operation[ScheduleInfo | None]:
     page = yield from ask(ListSchedules(_named(name)))
     return next(iter(schedule_infos([page])), None)
 
 
-def _put(name: str, definition: Definition) -> Steps[None]:
+def _put(name: str, definition: Definition) -> Operation[None]:
     answer = yield from ask(PutSchedules([Put.whole(definition)]))
     if answer.replies[0] is Reply.DECLARED:
         raise RegistrationError(
@@ -184,11 +179,11 @@ def _put(name: str, definition: Definition) -> Steps[None]:
         )
 
 
-def _pause(name: str, *, pause: bool) -> Steps[bool]:
+def _pause(name: str, *, pause: bool) -> Operation[bool]:
     return (yield from ask(PauseSchedule(_named(name), pause=pause))) is Reply.OK
 
 
-def _remove(name: str) -> Steps[bool]:
+def _remove(name: str) -> Operation[bool]:
     reply = yield from ask(RemoveSchedule(_named(name)))
     if reply is Reply.DECLARED:
         raise RegistrationError(
@@ -198,7 +193,7 @@ def _remove(name: str) -> Steps[bool]:
     return reply is Reply.OK
 
 
-def _job_now(name: str) -> Steps[NewJob]:
+def _job_now(name: str) -> Operation[NewJob]:
     """Return the job of a schedule, due now."""
     page = yield from ask(ListSchedules(_named(name)))
     if not page.rows:

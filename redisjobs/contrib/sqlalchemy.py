@@ -71,7 +71,7 @@ def push_on_commit(
     if pushes is None:
         pushes = of.info[key] = _Pushes(of)
     pushes.add(of, queue, job)
-    return queue.handle(job.job_id, str(job.fields[1]), None)
+    return queue._handle(job.job_id, str(job.fields[1]), None)
 
 
 def _sync_session(session: AnySession) -> tuple[Session, bool]:

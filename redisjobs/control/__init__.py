@@ -1,1 +1,35 @@
-"""The operator's door of a queue, and the calls behind it."""
+"""The operator's door: `queue.control`, and the values that its calls take and return."""
+
+from redisjobs.control.control import Control as Control
+from redisjobs.control.filters import FilterOptions as FilterOptions
+from redisjobs.control.sync_control import SyncControl as SyncControl
+from redisjobs.model.children import ChildState as ChildState
+from redisjobs.model.definition import Accuracy as Accuracy
+from redisjobs.model.health import Finding as Finding
+from redisjobs.model.health import Level as Level
+from redisjobs.model.history import PastEvent as PastEvent
+from redisjobs.model.info import ChildGroup as ChildGroup
+from redisjobs.model.info import ChildInfo as ChildInfo
+from redisjobs.model.info import ChildOf as ChildOf
+from redisjobs.model.info import DeadGroup as DeadGroup
+from redisjobs.model.info import JobInfo as JobInfo
+from redisjobs.model.info import LimitedKey as LimitedKey
+from redisjobs.model.info import LimitInfo as LimitInfo
+from redisjobs.model.info import PauseInfo as PauseInfo
+from redisjobs.model.info import WorkerInfo as WorkerInfo
+from redisjobs.model.job import State as State
+from redisjobs.model.job import WhyWaiting as WhyWaiting
+from redisjobs.model.queries import Counts as Counts
+from redisjobs.model.statistics import CauseStatistics as CauseStatistics
+from redisjobs.model.statistics import Interval as Interval
+from redisjobs.model.statistics import NameStatistics as NameStatistics
+from redisjobs.model.statistics import Overview as Overview
+from redisjobs.model.statistics import Percentiles as Percentiles
+from redisjobs.model.statistics import QueueSample as QueueSample
+from redisjobs.model.statistics import Tally as Tally
+from redisjobs.model.steps import How as How
+from redisjobs.model.steps import StepInfo as StepInfo
+from redisjobs.model.stored import ScheduleInfo as ScheduleInfo
+from redisjobs.model.transitions import Reply as Reply
+from redisjobs.model.why import Cause as Cause
+from redisjobs.model.why import Why as Why

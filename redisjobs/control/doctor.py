@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from redisjobs.base.visible import in_words, number_of, sentence, visible
-from redisjobs.client import operations
 from redisjobs.client.obstacles import words_of
-from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.client.operation import Operation, ask, or_default
 from redisjobs.client.schedules import listed
+from redisjobs.control import operations
 from redisjobs.control.findings import MOST_EXAMPLES, TIDIED, fault_findings, server_findings
 from redisjobs.control.statistics import statistics
 from redisjobs.model.codec import when
@@ -28,7 +28,7 @@ _LONG = 3600  # seconds to drain from which on a growing backlog is a warning
 _LATE = timedelta(seconds=60)
 
 
-def doctor(queue: str, repair: bool, progress: Progress | None) -> Steps[list[Finding]]:
+def doctor(queue: str, repair: bool, progress: Progress | None) -> Operation[list[Finding]]:
     """Check a queue and its server; with `repair`, correct what loses no job."""
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r:.60}: give a function that takes two numbers")
@@ -37,12 +37,12 @@ def doctor(queue: str, repair: bool, progress: Progress | None) -> Steps[list[Fi
     return [*findings, *(yield from _service_and_server(waiting))]
 
 
-def quick_checks() -> Steps[list[Finding]]:
+def quick_checks() -> Operation[list[Finding]]:
     """Check the workers, the backlog, the schedules and the server, in a few short reads, without the data."""
     return (yield from _service_and_server(None))
 
 
-def _service_and_server(waiting: Mapping[str, int] | None) -> Steps[list[Finding]]:
+def _service_and_server(waiting: Mapping[str, int] | None) -> Operation[list[Finding]]:
     server = yield from or_default(ask(CheckServer()), None)
     findings = yield from _service(waiting, server)
     return [*findings, *(server_findings(server) if server else ())]
@@ -80,7 +80,7 @@ class _Audited:
             yield Finding("data", Level.OK, f"{self.looked:,} entries, locators and notes agree with each other.")
 
 
-def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding], Mapping[str, int] | None]]:
+def _data(repair: bool, progress: Progress, on: str) -> Operation[tuple[list[Finding], Mapping[str, int] | None]]:
     """Return the findings, and the names of all ready jobs with their numbers; None if some were not looked at."""
     found, step, all_there = _Audited(), Audit(repair=repair), 0
     while True:
@@ -106,7 +106,7 @@ def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding
 # The service
 
 
-def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> Steps[list[Finding]]:
+def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> Operation[list[Finding]]:
     workers = yield from or_default(operations.workers(), None)
     counts = yield from or_default(ask(Count()), None)
     backlog = yield from or_default(ask(GetBacklog()), None)

@@ -8,8 +8,8 @@ from typing import Any
 
 from redisjobs._version import __version__
 from redisjobs.base.visible import in_words, number_of, sentence, visible
-from redisjobs.client.children import by_weight, not_ended
 from redisjobs.client.obstacles import OBSTACLES, words_of
+from redisjobs.control.children import by_weight, not_ended
 from redisjobs.model.changes import Ending
 from redisjobs.model.codec import when
 from redisjobs.model.info import ChildGroup, JobInfo, PauseInfo, WorkerInfo

@@ -7,7 +7,8 @@ from typing import Any
 from redisjobs.base.arguments import flag
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import Steps, ask, steps
+from redisjobs.client.operation import Operation, ask
+from redisjobs.control.children import steps
 from redisjobs.errors import DecodeError, DriverError, UniqueConflict
 from redisjobs.model.changes import Requeue
 from redisjobs.model.info import job_info
@@ -30,7 +31,7 @@ def requeue(
     unique: bool,
     from_step: Any,
     edited: Callable[[Row, Any], Requeue],
-) -> Steps[Reply | None]:
+) -> Operation[Reply | None]:
     """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
     step = _from(from_step)
     job_id, is_ended, has_key = id_of(job), flag(ended, "ended"), flag(unique, "unique")
@@ -62,7 +63,7 @@ def _from(step: Any) -> str | None:
     return "" if step is None else checked_key(step, "from_step")
 
 
-def _no_step(job_id: str, key: str | None) -> Steps[ValueError]:
+def _no_step(job_id: str, key: str | None) -> Operation[ValueError]:
     """Return the error of a requeue from a step that the job has not saved."""
     keys = [step.key for step in (yield from steps(job_id))]
     some = [repr(visible(each)) for each in keys[-_MOST_NAMED:]]
@@ -73,7 +74,7 @@ def _no_step(job_id: str, key: str | None) -> Steps[ValueError]:
     )
 
 
-def _conflict(job_id: str, key: str | None) -> Steps[UniqueConflict]:
+def _conflict(job_id: str, key: str | None) -> Operation[UniqueConflict]:
     """Return the error of a requeue that met a held key: its new key, or with None the job's own."""
     from redisjobs.model.why import Ahead
 

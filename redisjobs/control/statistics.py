@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from redisjobs.base.arguments import aware
-from redisjobs.client.operations import Steps, name_or_all, pages_of
+from redisjobs.client.operation import Operation, pages_of
+from redisjobs.control.operations import name_or_all
 from redisjobs.model.job import JobName
 from redisjobs.model.recording import FindIntervals
 from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
@@ -14,7 +15,7 @@ _HOUR = 60  # intervals of an overview: minutes
 
 def statistics(
     last: float | timedelta, name: str | JobName[Any] | None, since: datetime | None
-) -> Steps[list[Interval]]:
+) -> Operation[list[Interval]]:
     """Read the statistics of one job name, or of all."""
     (minutes, count), wanted = intervals_of(last), name_or_all(name)
     first = 0 if since is None else int(aware(since, "since").timestamp() // (60 * minutes))
@@ -23,7 +24,7 @@ def statistics(
     return Span(minutes, count, found).intervals(wanted, first)
 
 
-def overview(previous: Overview | None) -> Steps[Overview]:
+def overview(previous: Overview | None) -> Operation[Overview]:
     """Read the statistics of the last hour, all names and causes; of closed minutes only the new ones."""
     if previous is not None and not isinstance(previous, Overview):
         raise TypeError(f"previous={previous!r:.60}: give the result of an earlier call, or None")

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from redisjobs.base.arguments import is_text
-from redisjobs.client import operations
 from redisjobs.client.checks import id_of
-from redisjobs.client.children import informed
-from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.client.jobs import informed
+from redisjobs.client.operation import Operation, ask, or_default
+from redisjobs.control import operations
+from redisjobs.control.children import awaited_group
 from redisjobs.control.reasons import MOST_SHOWN, Known, explain
 from redisjobs.control.statistics import statistics
 from redisjobs.model.changes import GetStatus
@@ -26,7 +27,7 @@ def why(
     job: str | PushedJob | None,
     unique: str | None = None,
     shown: Callable[[JobInfo], JobInfo] = lambda job: job,
-) -> Steps[Why]:
+) -> Operation[Why]:
     """Find out why a job does not run, by its id or by the unique key that it holds.
 
     `shown` returns the job without what must not be shown: sentences and facts repeat errors and keys.
@@ -39,7 +40,8 @@ def why(
     standing, row = yield from _look(asked)
     if row is None and asked.key and standing.job_id:  # the job may have ended between the two reads
         standing, row = yield from _look(asked)
-    stored, group = (None, None) if row is None else (yield from informed(row, MOST_SHOWN))
+    stored = None if row is None else (yield from informed(row))
+    group = None if row is None else (yield from or_default(awaited_group(row, MOST_SHOWN), None))
     found = None if stored is None else shown(stored)
     known = Known(queue, standing.job_id, standing, found, key=unique)
     if group is not None:
@@ -55,14 +57,14 @@ def why(
     return explain(known)
 
 
-def _look(asked: Ahead) -> Steps[tuple[Standing, Row | None]]:
+def _look(asked: Ahead) -> Operation[tuple[Standing, Row | None]]:
     standing = yield from (or_default(ask(asked), None) if asked.job_id else ask(asked))
     if standing is None:  # the server's ACL allows less than that
         standing = Standing(time.time_ns() // 1_000_000, asked.job_id)
     return standing, (yield from ask(Find(standing.job_id))) if standing.job_id else None
 
 
-def _with_queue(known: Known, job: JobInfo) -> Steps[Known]:
+def _with_queue(known: Known, job: JobInfo) -> Operation[Known]:
     known = replace(known, workers=(yield from or_default(operations.workers(), None)))
     if job.state is State.RUNNING:
         hour = yield from or_default(statistics(_HOUR, job.name or None, None), None)

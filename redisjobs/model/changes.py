@@ -14,6 +14,9 @@ from redisjobs.model.queries import Filter
 from redisjobs.model.retention import Retention
 from redisjobs.model.transitions import Due, Reply
 
+CHANGED = (Reply.OK, Reply.INDEPENDENT, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
+"""The replies that mean that the job was changed."""
+
 Answer = TypeVar("Answer", covariant=True)
 
 

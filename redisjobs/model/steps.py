@@ -135,7 +135,9 @@ def checked_step(name: object, what: str = "step") -> str:
 def checked_key(key: object, what: str) -> str:
     """Return the key of a step that argument `what` names; raise a ValueError if it can't be one."""
     if not is_text(key, r"\S{1,220}"):
-        raise ValueError(f"{what}={key!r:.60}: give the key of a step, as `queue.steps(job)` lists them, or None")
+        raise ValueError(
+            f"{what}={key!r:.60}: give the key of a step, as `queue.control.steps(job)` lists them, or None"
+        )
     return key
 
 

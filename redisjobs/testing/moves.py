@@ -24,7 +24,7 @@ class Moves:
         """Move a queue to another store, with a name also to another queue there."""
         before = dict(vars(queue))
         queue.name = name or queue.name
-        queue.move(where)
+        queue._connect(where)
         now = vars(queue)
         self._before.append((queue, {key: value for key, value in before.items() if now[key] is not value}))
 

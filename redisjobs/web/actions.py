@@ -99,7 +99,7 @@ async def _retry(visit: Visit, form: Form) -> Outcome:
         step = GO_ON if number is None else await _step(visit, job_id, number)
         ended = form.get("ended") == "1"
         try:
-            reply = await visit.board.queue.requeue(job_id, ended=ended, from_step=step)
+            reply = await visit.board.control.requeue(job_id, ended=ended, from_step=step)
         except ValueError:  # the error names its steps, which may be hidden
             raise Wrong(_NO_STEP) from None
         replies.append(reply)
@@ -117,7 +117,7 @@ async def _step(visit: Visit, job_id: str, number: int) -> str | None:
     """Return the key of the step that has a number; None for 0, which means from the start."""
     if number == 0:
         return None
-    for step in await visit.board.queue.steps(job_id):
+    for step in await visit.board.control.steps(job_id):
         if step.number == number:
             return step.key
     raise Wrong(_NO_STEP)
@@ -134,7 +134,7 @@ async def _asks_to_run_again(visit: Visit, form: Form) -> str:
 
 async def _delete(visit: Visit, form: Form) -> Outcome:
     async def change(job_id: str) -> str:
-        return "" if await visit.board.queue.delete(job_id) else _GONE
+        return "" if await visit.board.control.delete(job_id) else _GONE
 
     return await _each("deleted", form.ids, change)
 
@@ -150,7 +150,7 @@ async def _asks_to_cancel(visit: Visit, form: Form) -> str:
     left = 0
     with suppress(Forbidden):
         for job_id in form.ids[:_MOST_READ]:
-            left += sum(group.left for group in await visit.board.queue.children(job_id, limit=0))
+            left += sum(group.left for group in await visit.board.control.children(job_id, limit=0))
     more = f", and {number_of(left, 'child', 'children')} that {'has' if left == 1 else 'have'} not ended" * (
         left > 0
     )
@@ -159,14 +159,14 @@ async def _asks_to_cancel(visit: Visit, form: Form) -> str:
 
 async def _hold(visit: Visit, form: Form) -> Outcome:
     async def change(job_id: str) -> str:
-        return _why(await visit.board.queue.hold(job_id), Reply.HELD)
+        return _why(await visit.board.control.hold(job_id), Reply.HELD)
 
     return await _each("held", form.ids, change)
 
 
 async def _unhold(visit: Visit, form: Form) -> Outcome:
     async def change(job_id: str) -> str:
-        return "" if await visit.board.queue.unhold(job_id) else "it is not held"
+        return "" if await visit.board.control.unhold(job_id) else "it is not held"
 
     return await _each("let", form.ids, change)
 
@@ -200,7 +200,7 @@ async def _edit(visit: Visit, form: Form) -> Outcome | Page:
         raise Missing("There is no job with this id any more.")
     try:
         parameters = _typed(visit, found.name, text)
-        reply = await visit.board.queue.requeue(job_id, parameters=parameters, ended=form.get("ended") == "1")
+        reply = await visit.board.control.requeue(job_id, parameters=parameters, ended=form.get("ended") == "1")
         if reply is None:
             raise Wrong("The job is not there any more: it was changed meanwhile. Nothing was changed.")
     except (DecodeError, EncodeError) as error:
@@ -261,12 +261,12 @@ def _typed(visit: Visit, name: str, text: str) -> Any:
 
 
 async def _pause(visit: Visit, form: Form) -> Outcome:
-    await visit.board.queue.pause(form.get("name") or None)
+    await visit.board.control.pause(form.get("name") or None)
     return Outcome("paused")
 
 
 async def _resume(visit: Visit, form: Form) -> Outcome:
-    await visit.board.queue.resume(form.get("name") or None)
+    await visit.board.control.resume(form.get("name") or None)
     return Outcome("resumed")
 
 
@@ -297,7 +297,7 @@ async def _limit(visit: Visit, form: Form) -> Outcome:
     rate = form.get("rate").strip() or None
     if most is None and rate is None:
         raise Wrong("Give a number of jobs at once, or a rate as 50/s, 100/m or 5/h.")
-    await visit.board.queue.set_limit(
+    await visit.board.control.set_limit(
         form.get("name").strip(),
         max_concurrency=most,
         rate=rate,
@@ -307,7 +307,7 @@ async def _limit(visit: Visit, form: Form) -> Outcome:
 
 
 async def _unlimit(visit: Visit, form: Form) -> Outcome:
-    await visit.board.queue.set_limit(form.get("name"))
+    await visit.board.control.set_limit(form.get("name"))
     return Outcome("unlimited")
 
 
@@ -317,7 +317,7 @@ async def _unlimit(visit: Visit, form: Form) -> Outcome:
 def _of_workers(done: str, method: str) -> Callable[[Visit, Form], Awaitable[Outcome]]:
     async def run(visit: Visit, form: Form) -> Outcome:
         async def change(worker_id: str) -> str:
-            reply = await getattr(visit.board.queue, method)(worker_id)
+            reply = await getattr(visit.board.control, method)(worker_id)
             return {Reply.NOT_FOUND: "it has ended", Reply.STOPPING: "it stops already"}.get(reply, "")
 
         return await _each(done, await _workers(visit, form), change)

@@ -134,7 +134,7 @@ class Service:
             await self._work(handle_signals)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._queue.disconnect()
+                await self._queue._disconnect()
 
     async def _work(self, handle_signals: bool) -> None:
         self._is_running, self.error = True, None
@@ -223,7 +223,7 @@ class Service:
             raise cause from cause.__cause__
         finally:
             with anyio.CancelScope(shield=True):
-                await self._queue.disconnect()
+                await self._queue._disconnect()
 
 
 class Lifespan:
@@ -266,7 +266,7 @@ class Lifespan:
     async def __call__(self, app: Any) -> AsyncIterator[Any]:
         """Run the lifespan of one application, from its start to its end."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._queue.disconnect)
+            stack.push_async_callback(self._queue._disconnect)
             await self._connect()
             state = None if self._then is None else await stack.enter_async_context(self._then(app))
             self.service = service = Service(self._queue, on_failure="log", **self._options)

@@ -93,7 +93,8 @@ class Worker:
             so. A run `until_idle` fires none.
 
     You may call `stop` and `stop_now` from any thread at any time. A stop ends the current run. If there is none,
-    it ends the next one before that claims anything. An operator can stop the current run by `queue.stop_worker`.
+    it ends the next one before that claims anything. An operator can stop the current run: see
+    `Control.stop_worker`.
 
     No slot is reserved for a queue: the next job of any queue fills it. A server that fails affects its own queues
     only.
@@ -159,7 +160,7 @@ class Worker:
         self.hindered = False
         """Whether the system gave it no threads. It may give none to the next run either."""
         self.asked_by_operator = False
-        """Whether an operator asked the current run, or the last one, to stop, by `queue.stop_worker`."""
+        """Whether an operator asked the current run, or the last one, to stop, by `Control.stop_worker`."""
         self.when_asked: Callable[[], object] = int
         """Called when an operator asks the worker to stop, after `stop`, in the thread of a heartbeat."""
         self.breaking: Callable[[], object] = int

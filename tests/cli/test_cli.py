@@ -531,9 +531,9 @@ def test_running_jobs_are_cancelled_by_a_filter(
             assert began.acquire(timeout=30)
         done = cli("cancel", "--state", "running", "--name", "rest", "-q", queue_name)
         assert (done.code, done.out) == (0, f"cancelled 2 running jobs on {where(there)}\n")
-        while there.counts().totals["cancelled"] < 2:
+        while there.control.counts().totals["cancelled"] < 2:
             time.sleep(0.01)
-        assert [job.job_id for job in there.jobs("running")] == [jobs[2].id]
+        assert [job.job_id for job in there.control.jobs("running")] == [jobs[2].id]
         assert cli("cancel", jobs[2].id, "-q", queue_name).code == 0
 
 
@@ -655,7 +655,7 @@ def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
         there.run({"what": "no"}, "boom", job_id="dead", timeout=30)
     assert show("dead").document["reason"] == "failed"
     assert "outcome" not in show("dead").document
-    there.delete("dead")
+    there.control.delete("dead")
     assert show("dead").document == {
         "job_id": "dead",
         "outcome": "dead",
@@ -767,7 +767,7 @@ def test_jobs_that_were_kept_are_listed_counted_and_shown(
         refused = cli("dead", act, "mine", "unknown", "-q", queue_name)
         said = f"redisjobs: no dead letter on {where(there)}: mine (completed), unknown{more}"
         assert (refused.code, refused.out, one_line(refused.err)) == (1, "", said)
-    assert there.counts().completed == 1
+    assert there.control.counts().completed == 1
     assert re.search(r"^finished at +\d{4}-", cli("job", "mine", "-q", queue_name).out, re.M)
 
 
@@ -785,7 +785,7 @@ def test_a_kept_job_runs_again_by_an_option_of_dead_requeue(
 
     assert (requeued.code, requeued.out) == (0, f"requeued one on {where(there)}\n")
     assert (edited.code, edited.out) == (0, f"requeued two on {where(there)}\n")
-    assert [(job.job_id, job.parameters) for job in there.jobs("ready")] == [
+    assert [(job.job_id, job.parameters) for job in there.control.jobs("ready")] == [
         ("one", '{"a":1}'),
         ("two", '{"a":2}'),
     ]
@@ -796,7 +796,7 @@ def test_jobs_lists_every_state_unless_one_is_named(
     cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
 ) -> None:
     cli("push", "shop:queue", "rest", "{}", "--id", "second")
-    there.pause("rest")
+    there.control.pause("rest")
 
     table = cli("jobs", "-q", queue_name)
     listed = cli("jobs", "-q", queue_name, "--json").document
@@ -833,7 +833,7 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
     assert one_line(some.err) == f"redisjobs: no dead letter on {where(there)}: unknown"
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
-    assert there.counts().ready[Priority.NORMAL] == 2
+    assert there.control.counts().ready[Priority.NORMAL] == 2
 
 
 def test_a_dead_letter_whose_unique_key_another_job_holds_stays_unless_it_runs_without_the_key(
@@ -855,10 +855,10 @@ def test_a_dead_letter_whose_unique_key_another_job_holds_stays_unless_it_runs_w
     assert (every.code, every.out) == (0, f"requeued 0 dead letters on {where(there)}\n")
     assert "1 dead letter not requeued: other jobs hold the unique keys" in caplog.text
     with pytest.raises(UniqueConflict, match="dead stays: the job newer holds its unique key now") as raised:
-        there.requeue("dead")
+        there.control.requeue("dead")
     assert raised.value.job_ids == ("newer",)
     assert cli("dead", "requeue", "dead", "--without-key", "-q", queue_name).code == 0
-    assert there.counts().dead == 0
+    assert there.control.counts().dead == 0
     mistake = cli("dead", "requeue", "--all", "--without-key", "-q", queue_name)
     assert (mistake.code, "--without-key is for jobs that are named" in one_line(mistake.err)) == (2, True)
 
@@ -909,7 +909,7 @@ def test_jobs_that_are_meant_are_requeued_deleted_and_cancelled_all_at_once(
     assert said.out == f"cancelled 1 delayed job on {where(there)}\n"
     said = cli("dead", "delete", "--all", "-q", queue_name)
     assert said.out == f"deleted 0 dead letters on {where(there)}\n"
-    assert there.counts().ready[Priority.NORMAL] == 1
+    assert there.control.counts().ready[Priority.NORMAL] == 1
 
 
 @pytest.mark.usefixtures("full")
@@ -942,7 +942,7 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert said("resume", "--name", "rest") == f"'rest' on {where(there)} is not paused\n"
     assert said("resume") == f"{where(there)} is not paused\n"
     assert "paused" not in said("stats")
-    assert not there.is_paused()
+    assert not there.control.is_paused()
 
 
 def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
@@ -953,13 +953,13 @@ def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
         return {row["name"]: row["state"] for row in rows}
 
     report = JobName("Report", dict[str, str])
-    declared, by = there.define({}, Schedule.daily(), job=report, name="declared"), Declarer("s", "release")
+    declared, by = there._define({}, Schedule.daily(), job=report, name="declared"), Declarer("s", "release")
     there.schedules.put("put", {}, Schedule.daily(), job=report)
     assert states() == {"put": "stopped"}
     assert "stopped: no scheduler runs" in cli("schedules", "list", "-q", queue_name).out
-    there._ask(PutSchedules([Put.whole(declared)], by))
+    there._calls.ask(PutSchedules([Put.whole(declared)], by))
     assert states() == {"declared": "active", "put": "active"}
-    there._ask(WithdrawSchedules(by))
+    there._calls.ask(WithdrawSchedules(by))
     assert states() == {"declared": "stopped", "put": "stopped"}
     assert "stopped: no scheduler declares it" in cli("schedules", "show", "declared", "-q", queue_name).out
 
@@ -978,7 +978,7 @@ def test_a_pause_of_what_nothing_is_known_of_says_so(
     def known() -> None: ...
 
     with worker_in_thread(there):
-        while not any(worker.names for worker in there.workers()):
+        while not any(worker.names for worker in there.control.workers()):
             time.sleep(0.01)
         assert cli("resume", "-q", queue_name).err == ""
         assert cli("pause", "-q", queue_name, "--name", "known").err == ""
@@ -1000,7 +1000,7 @@ def test_workers_are_listed_with_what_each_runs_and_since_when(
     def send() -> None: ...
 
     with worker_in_thread(there):
-        while not any(worker.names for worker in there.workers()):
+        while not any(worker.names for worker in there.control.workers()):
             time.sleep(0.01)
         table = cli("workers", "-q", queue_name)
         (document,) = cli("workers", "-q", queue_name, "--json").document
@@ -1028,9 +1028,9 @@ def test_workers_are_asked_to_be_quiet_to_go_on_and_to_stop(
         return str(cli("workers", "--json", "-q", queue_name).document[0]["state"])
 
     with worker_in_thread(there):
-        while not any(worker.names for worker in there.workers()):
+        while not any(worker.names for worker in there.control.workers()):
             time.sleep(0.01)
-        (worker,) = (worker.worker_id for worker in there.workers())
+        (worker,) = (worker.worker_id for worker in there.control.workers())
 
         asked = cli("workers", "quiet", worker, "-q", queue_name)
         assert (asked.code, asked.out) == (0, f"asked {worker} on {where(there)} to claim no more jobs\n")
@@ -1040,7 +1040,7 @@ def test_workers_are_asked_to_be_quiet_to_go_on_and_to_stop(
         some = cli("workers", "--json", "stop", worker, "never", "-q", queue_name)
         assert (some.code, some.err) == (1, f"redisjobs: no worker on {where(there)}: never\n")
         assert some.document == {"wish": "stop", "asked": [worker], "stopping": [], "not_found": ["never"]}
-        while there.workers():
+        while there.control.workers():
             time.sleep(0.01)
 
     late = cli("workers", "resume", worker, "-q", queue_name)
@@ -1143,7 +1143,7 @@ def test_limits_are_set_listed_and_removed(
     )
 
     assert said("remove", "other") == f"'other' on {where(there)}: no limit\n"
-    assert [info.name for info in there.limits()] == ["rest"]
+    assert [info.name for info in there.control.limits()] == ["rest"]
 
 
 @pytest.mark.usefixtures("full")
@@ -1415,8 +1415,8 @@ def test_what_is_not_there_is_told_in_one_line(
 def test_an_error_about_a_schedule_names_queue_and_server(
     cli: Callable[..., Ended], there: sync.JobQueue, arguments: Sequence[str], said: str
 ) -> None:
-    tick = there.define({}, Schedule.daily(hour=4), job=JobName("tick", dict[str, str]), name="tick")
-    there._ask(PutSchedules([Put.whole(tick)], Declarer("s", "release")))
+    tick = there._define({}, Schedule.daily(hour=4), job=JobName("tick", dict[str, str]), name="tick")
+    there._calls.ask(PutSchedules([Put.whole(tick)], Declarer("s", "release")))
 
     told = cli("schedules", *arguments, "-q", there.name)
 
@@ -1718,6 +1718,6 @@ def test_the_page_is_served_to_who_has_the_password_until_a_signal(start: Start,
         True,
         False,
     )
-    assert (refused.status_code, there.is_paused()) == (403, False)
+    assert (refused.status_code, there.control.is_paused()) == (403, False)
     process.send_signal(signal.SIGINT)
     assert (process.wait(10), process.stderr.read() if process.stderr else "") == (0, "")

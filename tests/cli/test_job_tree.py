@@ -48,7 +48,7 @@ class Press:
             return job.id
 
     def ids(self, parent: str) -> list[str]:
-        (group,) = self._there.children(parent)
+        (group,) = self._there.control.children(parent)
         return [child.job_id for child in group.children]
 
 
@@ -166,7 +166,7 @@ def test_job_and_why_of_a_child_name_its_parent(there: sync.JobQueue, press: Pre
 
 def test_why_of_a_parent_names_the_children_that_have_not_ended(there: sync.JobQueue, press: Press) -> None:
     parent = press.parent("fails", "later")
-    there.hold(press.ids(parent)[1])
+    there.control.hold(press.ids(parent)[1])
 
     said = cli(there, "why", parent)
 
@@ -184,7 +184,7 @@ def test_a_cancel_says_how_many_children_were_cancelled_with_it(there: sync.JobQ
     assert document(there, "cancel", childless) == {"job_id": childless, "result": "cancelled"}
     third = press.parent("later")
     assert document(there, "cancel", third) == {"job_id": third, "result": "cancelled", "children": 1}
-    assert there.counts().delayed == 0
+    assert there.control.counts().delayed == 0
 
 
 def test_a_requeued_child_whose_parent_had_gone_on_is_a_job_by_itself_and_the_answer_says_so(

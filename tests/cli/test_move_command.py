@@ -60,7 +60,7 @@ def test_a_queue_is_moved_and_the_command_says_how_many_jobs(
     assert (code, err) == (0, "")
     assert f"moved 4 jobs to queue '{source.name}' at postgresql://" in out
     assert out.rstrip().endswith("is empty")
-    counts = target.counts()
+    counts = target.control.counts()
     assert (sum(counts.ready.values()), counts.delayed) == (3, 1)
     password = redis_store.url.partition("//")[2].partition("@")[0].partition(":")[2]
     assert password not in out + err
@@ -156,7 +156,7 @@ def test_a_database_without_the_schema_is_refused(
 
     assert code == 1
     assert "redisjobs migrate" in err
-    assert sum(source.counts().ready.values()) == 1
+    assert sum(source.control.counts().ready.values()) == 1
 
 
 def test_an_end_that_is_not_there_ends_the_command_at_once_and_shows_no_password(

@@ -206,7 +206,7 @@ async def test_a_stop_that_an_operator_asks_for_is_reported_too(fleet: Fleet, ma
     main = fleet.command()
     await eventually(lambda: "READY=1" in manager.lines, within=20)
 
-    fleet.queue.stop_worker(fleet.queue.workers()[0])
+    fleet.queue.control.stop_worker(fleet.queue.control.workers()[0])
 
     assert main.wait(20) == 0
     await eventually(lambda: "STOPPING=1" in manager.lines)

@@ -70,7 +70,7 @@ def test_a_signal_is_taken_by_a_job_that_waits_for_it(there: sync.JobQueue, shop
 
     assert said.startswith(f"{job_id} on ")
     assert said.endswith(": taken: the job goes on\n")
-    assert there.steps(job_id)[-1].value == '{"by":"ann"}'
+    assert there.control.steps(job_id)[-1].value == '{"by":"ann"}'
 
 
 def test_a_signal_that_comes_early_is_kept_and_the_document_says_so(there: sync.JobQueue, shop: Shop) -> None:
@@ -151,7 +151,7 @@ def test_suspended_jobs_are_held_and_cancelled_all_at_once(there: sync.JobQueue,
     assert "held 1 suspended job" in cli(there, "hold", "--state", "suspended")
     assert "unheld 1 suspended job" in cli(there, "unhold", "--state", "suspended")
     assert "cancelled 1 suspended job" in cli(there, "cancel", "--state", "suspended")
-    assert there.counts().suspended == 0
+    assert there.control.counts().suspended == 0
 
 
 @pytest.mark.parametrize(("option", "charged"), [([], 1), (["--from-step", "charge"], 2), (["--from-start"], 2)])

@@ -213,7 +213,7 @@ def test_ids_and_names_from_outside_forge_no_line_of_the_log(
     assert f"job {SHOWN}work (work, attempt 1" in worked.stderr
     assert f"job {SHOWN}{SHOWN} ({SHOWN}, attempt 1" in worked.stderr
     assert not any(line.startswith("2026-01-01") for line in worked.stderr.splitlines())
-    assert {letter.name for letter in there.jobs(State.DEAD)} == {HOSTILE, "work"}
+    assert {letter.name for letter in there.control.jobs(State.DEAD)} == {HOSTILE, "work"}
 
 
 # JSON
@@ -308,7 +308,7 @@ def test_modules_in_the_folder_do_not_stand_in_for_those_of_others(
 
     assert worked.returncode == 0, worked.stderr
     assert "the wrong one" not in worked.stderr
-    assert there.counts().totals["completed"] == 1
+    assert there.control.counts().totals["completed"] == 1
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_why_says_a_sentence_what_to_do_and_the_facts(there: sync.JobQueue) -> N
 
 def test_job_says_why_it_waits_in_the_same_words(there: sync.JobQueue) -> None:
     there.push({}, WORK, job_id="mine", delay=60)
-    why = there.why("mine")
+    why = there.control.why("mine")
     page = cli(there, "job", "mine").stdout
     assert f"why         {why.sentence} {why.advice}" in page.replace("due in 59 s", "due in 60 s")
 

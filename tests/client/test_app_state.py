@@ -90,5 +90,5 @@ async def test_a_handler_in_a_process_is_told_that_the_state_is_the_workers(stor
         queue.state = Resources("open")
         await queue.push(process_handlers.Do("state"))
         await Worker(queue).run(until_idle=True)
-        (letter,) = await queue.jobs("dead")
+        (letter,) = await queue.control.jobs("dead")
     assert letter.error.startswith("AttributeError: Do runs in a process of its own")

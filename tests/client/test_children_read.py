@@ -8,7 +8,8 @@ from databases import ON_POSTGRES_TOO
 from operating import done
 from store import MemoryStore, RedisStore, Store
 
-from redisjobs import Cause, ChildOf, JobContext, JobQueue, PushedJob, State, Worker, no_retry
+from redisjobs import JobContext, JobQueue, PushedJob, State, Worker, no_retry
+from redisjobs.control import Cause, ChildOf
 from redisjobs.events import JobsChanged
 from redisjobs.model.children import ChildState
 from redisjobs.model.steps import How
@@ -59,7 +60,7 @@ class Press:
         return job
 
     async def ids(self, parent: PushedJob) -> list[str]:
-        (group,) = await self.queue.children(parent)
+        (group,) = await self.queue.control.children(parent)
         return [child.job_id for child in group.children]
 
 
@@ -75,7 +76,7 @@ async def press(store: Store) -> AsyncIterator[Press]:
 async def test_children_lists_how_each_child_has_ended(press: Press, face: Any) -> None:
     parent = await press.parent("one", "fails", "waits", "later")
 
-    (group,) = await done(face.children(parent))
+    (group,) = await done(face.control.children(parent))
 
     assert (group.step, group.total, group.left, group.ended) == ("pages", 4, 2, "2 of 4 have ended")
     assert [(child.index, child.state, child.result, child.error) for child in group.children] == [
@@ -92,9 +93,9 @@ async def test_children_lists_how_each_child_has_ended(press: Press, face: Any) 
 
 async def test_children_looks_up_those_that_have_not_ended(press: Press, face: Any) -> None:
     parent = await press.parent("one", "waits", "later")
-    await press.queue.hold((await press.ids(parent))[2])
+    await press.queue.control.hold((await press.ids(parent))[2])
 
-    (group,) = await done(face.children(parent, look_up=True))
+    (group,) = await done(face.control.children(parent, look_up=True))
 
     assert [child.says for child in group.children] == ["completed", "suspended, no worker", "delayed, held"]
     assert [child.job and child.job.state for child in group.children] == [None, State.SUSPENDED, State.DELAYED]
@@ -104,7 +105,7 @@ async def test_children_lists_a_page_of_a_step_from_an_index_on(press: Press, fa
     parent = await press.parent(*["one"] * 6, "waits")
 
     async def indexes(**options: Any) -> list[list[int]]:
-        groups = await done(face.children(parent, **options))
+        groups = await done(face.control.children(parent, **options))
         return [[child.index for child in group.children] for group in groups]
 
     assert await indexes(first=2, limit=3) == [[2, 3, 4]]
@@ -126,7 +127,7 @@ async def test_a_child_has_the_id_that_it_was_prepared_with(press: Press, face: 
     parent = await two.push()
     await press.run()
 
-    (group,) = await done(face.children(parent))
+    (group,) = await done(face.control.children(parent))
     assert [child.job_id == "named" for child in group.children] == [False, True]
 
 
@@ -140,15 +141,15 @@ async def test_the_groups_come_in_the_order_of_their_steps(press: Press, face: A
     parent = await shelf.push()
     await press.run()
 
-    assert [group.step for group in await done(face.children(parent))] == ["z", "a", "z#2", "b"]
-    assert [step.key for step in await done(face.steps(parent))] == ["z", "a", "z#2"]
+    assert [group.step for group in await done(face.control.children(parent))] == ["z", "a", "z#2", "b"]
+    assert [step.key for step in await done(face.control.steps(parent))] == ["z", "a", "z#2"]
 
 
 async def test_a_step_with_children_says_so_and_has_no_value(press: Press, face: Any) -> None:
     press.ends = "fails"
     parent = await press.parent("one")
 
-    step = (await done(face.steps(parent)))[-1]
+    step = (await done(face.control.steps(parent)))[-1]
 
     assert (step.key, step.how, step.value, step.says) == ("pages", How.CHILDREN, "", "children have ended")
 
@@ -160,8 +161,8 @@ async def test_a_job_that_has_ended_or_never_had_any_has_no_children_and_a_dead_
     press.ends = "fails"
     dead = await press.parent("one")
 
-    assert await done(face.children(ended)) == await done(face.children("none")) == []
-    assert [group.ended for group in await done(face.children(dead))] == ["1 of 1 have ended"]
+    assert await done(face.control.children(ended)) == await done(face.control.children("none")) == []
+    assert [group.ended for group in await done(face.control.children(dead))] == ["1 of 1 have ended"]
 
 
 # One job
@@ -171,7 +172,7 @@ async def test_a_parent_says_for_which_children_it_waits_and_how_many_have_ended
     parent = await press.parent("one", "fails", "waits")
 
     found = await done(face.get(parent))
-    (listed,) = await done(face.jobs("suspended", name="book"))
+    (listed,) = await done(face.control.jobs("suspended", name="book"))
 
     assert (found.state, found.wakes_at) == (State.SUSPENDED, None)
     assert found.waits_for == "children of pages: 2 of 3 have ended"
@@ -183,7 +184,7 @@ async def test_a_child_says_whose_child_it_is(press: Press, face: Any) -> None:
     child_id = (await press.ids(parent))[1]
 
     found = await done(face.get(child_id))
-    (listed,) = await done(face.jobs("suspended", name="page"))
+    (listed,) = await done(face.control.jobs("suspended", name="page"))
 
     assert found.child_of == ChildOf(parent.id, "pages", 1)
     assert str(found.child_of) == f"pages of {parent.id}"
@@ -199,9 +200,9 @@ async def test_why_of_a_parent_names_the_children_that_hold_it_up_those_first_th
 ) -> None:
     parent = await press.parent("one", "fails", "later", "waits", "later")
     ids = await press.ids(parent)
-    await press.queue.hold(ids[4])
+    await press.queue.control.hold(ids[4])
 
-    why = await done(face.why(parent))
+    why = await done(face.control.why(parent))
 
     assert why.cause is Cause.SUSPENDED
     others = [
@@ -218,7 +219,7 @@ async def test_why_of_a_parent_names_the_children_that_hold_it_up_those_first_th
 async def test_why_of_a_parent_with_many_children_names_some(press: Press, face: Any) -> None:
     parent = await press.parent(*["one"] * 3, *["later"] * 14)
 
-    why = await done(face.why(parent))
+    why = await done(face.control.why(parent))
 
     assert len(why.facts["children that have not ended"]) == 11
     assert why.facts["children that have not ended"][-1] == "and 4 more"
@@ -228,7 +229,7 @@ async def test_why_of_a_parent_with_many_children_names_some(press: Press, face:
 async def test_why_of_a_child_says_who_its_parent_is(press: Press, face: Any) -> None:
     parent = await press.parent("waits")
 
-    why = await done(face.why((await press.ids(parent))[0]))
+    why = await done(face.control.why((await press.ids(parent))[0]))
 
     assert why.facts["child of"] == f"pages of {parent.id}"
 
@@ -238,7 +239,7 @@ async def test_why_of_a_parent_whose_child_is_gone_says_so(press: Press, store: 
     (child_id,) = await press.ids(parent)
     lose(store, child_id)
 
-    why = await press.queue.why(parent)
+    why = await press.queue.control.why(parent)
 
     assert why.facts["children that have not ended"] == [f"{child_id} (not on the queue)"]
 
@@ -269,16 +270,16 @@ async def test_a_cancel_goes_down_to_the_children_that_have_not_ended(press: Pre
     assert await done(face.cancel(parent)) is Reply.CANCELLED
 
     assert [await done(face.get(job_id)) for job_id in [parent, *ids]] == [None] * 4
-    assert await done(face.children(parent)) == []
+    assert await done(face.control.children(parent)) == []
 
 
 async def test_a_child_that_is_requeued_while_its_parent_waits_is_its_child_still(press: Press, face: Any) -> None:
     parent = await press.parent("fails", "later")
     child_id = (await press.ids(parent))[0]
 
-    assert await done(face.requeue(child_id)) is Reply.OK
+    assert await done(face.control.requeue(child_id)) is Reply.OK
 
-    (group,) = await done(face.children(parent))
+    (group,) = await done(face.control.children(parent))
     assert group.left == 2
     found = await done(face.get(child_id))
     assert found.child_of == ChildOf(parent.id, "pages", 0)
@@ -294,7 +295,7 @@ async def test_a_child_that_is_requeued_after_its_parent_went_on_is_a_job_by_its
     changed: list[JobsChanged] = []
     face.events.subscribe(JobsChanged, changed.append)
 
-    assert await done(face.requeue(child_id)) is Reply.INDEPENDENT
+    assert await done(face.control.requeue(child_id)) is Reply.INDEPENDENT
 
     assert [event.jobs for event in changed] == [[(child_id, Reply.INDEPENDENT)]]
     found = await done(face.get(child_id))
@@ -302,7 +303,7 @@ async def test_a_child_that_is_requeued_after_its_parent_went_on_is_a_job_by_its
     assert [event.what for event in found.history] == ["died", "requeued", "independent"]
     assert found.history[-1].note == "its parent had gone on"
     await press.run()
-    (group,) = await done(face.children(parent))
+    (group,) = await done(face.control.children(parent))
     assert group.children[0].state is ChildState.DEAD  # as its parent has read it
 
 
@@ -310,7 +311,7 @@ async def test_all_dead_letters_are_requeued_with_such_children_among_them(press
     press.ends = "fails"
     await press.parent("fails", "fails")
 
-    assert await done(face.requeue_all(name="page")) == 2
+    assert await done(face.control.requeue_all(name="page")) == 2
 
-    found = await done(face.jobs("ready", name="page"))
+    found = await done(face.control.jobs("ready", name="page"))
     assert [[event.what for event in job.history][-1] for job in found] == ["independent"] * 2

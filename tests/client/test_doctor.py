@@ -1,4 +1,4 @@
-"""`queue.doctor` finds what was broken in a queue, names it, repairs what it can, and loses no job."""
+"""`queue.control.doctor` finds what was broken in a queue, names it, repairs what it can, and loses no job."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -37,7 +37,7 @@ async def push(store: Store, *job_ids: str, name: str = "Work", **options: Any) 
 
 
 async def faults_of(queue: JobQueue, *, repair: bool = False) -> list[Finding]:
-    found = [each for each in await queue.doctor(repair=repair) if each.check in DATA]
+    found = [each for each in await queue.control.doctor(repair=repair) if each.check in DATA]
     return [] if [(each.check, each.level) for each in found] == [("data", Level.OK)] else found
 
 
@@ -77,7 +77,7 @@ async def test_a_queue_with_jobs_in_every_state_is_in_order(store: Store, queue:
     await fill(store, worker)  # type: ignore[arg-type]
     before = store.contents()
 
-    found = {each.check: each for each in await queue.doctor()}
+    found = {each.check: each for each in await queue.control.doctor()}
 
     assert found["data"].level is Level.OK
     assert found["workers"].sentence == "1 worker with 2 slots is alive."
@@ -99,7 +99,7 @@ async def test_progress_grows_up_to_the_end(redis_store: RedisStore, redis_queue
     for start in range(0, 1200, 400):
         await push(redis_store, *(str(number) for number in range(start, start + 400)))
     seen: list[tuple[int, int]] = []
-    await redis_queue.doctor(progress=lambda done, total: seen.append((done, total)))
+    await redis_queue.control.doctor(progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (2400, 2400)  # entries and locators
 
@@ -462,7 +462,7 @@ async def test_each_step_is_bounded_also_for_large_jobs(redis_store: RedisStore)
 
 async def test_a_queue_without_a_worker_says_how_many_jobs_wait(store: Store, queue: JobQueue) -> None:
     await push(store, "a", "b")
-    found = {each.check: each for each in await queue.doctor()}
+    found = {each.check: each for each in await queue.control.doctor()}
     assert (found["workers"].level, found["workers"].sentence) == (
         Level.ERROR,
         "No worker is alive, and 2 jobs wait.",
@@ -475,13 +475,13 @@ async def test_silent_workers_several_releases_and_pauses_are_named(store: Store
     for worker, version in zip(workers[1:], ("1.0", "1.1"), strict=True):
         store.consumer(worker.worker_id)
         worker.sync.beat(Beat(worker, list, FACTS | {"version": version}))
-        await queue.quiet_worker(worker.worker_id)
-    await queue.pause()
-    await queue.pause("Work")
+        await queue.control.quiet_worker(worker.worker_id)
+    await queue.control.pause()
+    await queue.control.pause("Work")
     await push(store, "a")
-    await queue.hold("a")
+    await queue.control.hold("a")
 
-    found = await queue.doctor()
+    found = await queue.control.doctor()
 
     said = {each.sentence for each in found}
     assert any(each.startswith("Workers whose leases have ended: 1 (silent)") for each in said)
@@ -504,11 +504,11 @@ async def test_a_backlog_that_no_worker_works_off_is_a_warning_unless_the_queue_
     for name in ("w2", "w3"):
         other = redis_store.consumer(name)
         other.sync.beat(Beat(other, list, FACTS))
-        (backlog,) = [each for each in await redis_queue.doctor() if each.check == "backlog"]
+        (backlog,) = [each for each in await redis_queue.control.doctor() if each.check == "backlog"]
         levels.append((backlog.level, backlog.count))
         other.sync.close()
         await other.aclose()
-        await redis_queue.pause()
+        await redis_queue.control.pause()
     assert levels == [(Level.WARNING, 2), (Level.INFO, 2)]
     assert "none ended in the last minutes" in backlog.sentence
 
@@ -517,7 +517,7 @@ async def test_a_schedule_that_no_one_fires_is_named(store: Store, queue: JobQue
     await queue.schedules.put("nightly", {}, Schedule.daily(), job=JobName("Work", dict[str, Any]))
     await queue.schedules.put("paused", {}, Schedule.daily(), job=JobName("Work", dict[str, Any]))
     await queue.schedules.pause("paused")
-    said = {each.sentence: each.level for each in await queue.doctor() if each.check == "schedules"}
+    said = {each.sentence: each.level for each in await queue.control.doctor() if each.check == "schedules"}
     assert said == {
         "Schedules that no live worker declares, so that they do not fire: 1 (nightly).": Level.WARNING,
         "Paused schedules: 1 (paused).": Level.INFO,
@@ -531,7 +531,7 @@ async def test_jobs_that_stay_in_transit_are_a_warning(store: Store, queue: JobQ
         store.clock.set_to = store.clock() - seconds * 1000
         await store.driver.change(Take(await rows_of(store.driver, State.READY)))
         store.clock.set_to = None
-        (found,) = [each for each in await queue.doctor() if each.check == "in transit"]
+        (found,) = [each for each in await queue.control.doctor() if each.check == "in transit"]
         said.append((found.level, found.sentence))
         await store.driver.change(
             ForgetTaken([each.place for each in (await store.driver.read(FindTaken())).jobs])
@@ -588,7 +588,7 @@ async def test_what_an_acl_hides_is_not_checked_and_the_rest_is(redis_store: Red
     redis_store.admin.execute_command("ACL", "SETUSER", redis_store.user, "reset", "on", ">secret", *rule)
     where = redis_store.url.rpartition("@")[2]
     with SyncJobQueue(f"redis://{redis_store.user}:secret@{where}", redis_store.queue_name) as queue:
-        found = queue.doctor(repair=True)
+        found = queue.control.doctor(repair=True)
     unknown = [each.check for each in found if each.level is Level.UNKNOWN]
     assert set(unknown) == {"data", "memory", "permissions", "slow calls"}
     assert {each.check for each in found} >= {"workers", "backlog", "latency", "clock"}

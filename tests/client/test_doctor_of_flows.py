@@ -1,4 +1,4 @@
-"""`queue.doctor` finds what was broken of jobs that wait, names it, and repairs it."""
+"""`queue.control.doctor` finds what was broken of jobs that wait, names it, and repairs it."""
 
 from collections.abc import Callable, Sequence
 

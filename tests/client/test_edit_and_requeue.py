@@ -46,7 +46,7 @@ async def queue(request: pytest.FixtureRequest, store: Store, driver: Driver) ->
     queue = make(where, store.queue_name, max_parameters=1000)
     queue.register(Mail)(print)
     yield queue
-    await (queue.aclose() if isinstance(queue, AsyncQueue) else queue.disconnect())
+    await (queue.aclose() if isinstance(queue, AsyncQueue) else queue._disconnect())
 
 
 async def die(
@@ -86,7 +86,7 @@ async def test_a_letter_gets_other_parameters_and_keeps_all_else(store: Store, d
 async def test_parameters_of_a_known_name_are_those_of_its_type(store: Store, queue: Any, parameters: Any) -> None:
     await die(store, "a")
 
-    assert await done(queue.requeue("a", parameters=parameters)) is Reply.OK
+    assert await done(queue.control.requeue("a", parameters=parameters)) is Reply.OK
 
     job = await done(queue.get("a"))
     assert (job.state, job.parameters) == ("ready", '{"to":"jane","copies":2}')
@@ -108,7 +108,7 @@ async def test_what_does_not_fit_the_type_is_refused_and_the_letter_stays(
     await die(store, "a")
 
     with pytest.raises(EncodeError, match=said):
-        await done(queue.requeue("a", parameters=parameters))
+        await done(queue.control.requeue("a", parameters=parameters))
 
     job = await done(queue.get("a"))
     assert (job.state, job.parameters) == ("dead", '{"to":"joe"}')
@@ -126,9 +126,9 @@ async def test_a_job_with_other_parameters_is_counted_under_the_key_that_its_han
     await die(store, "a", name="Export", parameters='{"tenant":"ann"}')
 
     with pytest.raises(EncodeError, match="Export: limit_key= gave no key for these parameters"):
-        await done(queue.requeue("a", parameters={"tenant": ""}))
+        await done(queue.control.requeue("a", parameters={"tenant": ""}))
     assert (await done(queue.get("a"))).state == "dead"
-    assert await done(queue.requeue("a", parameters={"tenant": "joe"})) is Reply.OK
+    assert await done(queue.control.requeue("a", parameters={"tenant": "joe"})) is Reply.OK
 
     row = await store.driver.read(Find("a"))
     assert row is not None
@@ -139,7 +139,7 @@ async def test_parameters_of_a_name_that_is_not_known_here_are_what_json_can_say
     await die(store, "a", name="Other")
     value: Any = {"é": [1, 2.5, True, None, 2**70, []]}
 
-    assert await done(queue.requeue("a", parameters=value)) is Reply.OK
+    assert await done(queue.control.requeue("a", parameters=value)) is Reply.OK
 
     job = await done(queue.get("a"))
     assert job.parameters == '{"é":[1,2.5,true,null,1180591620717411303424,[]]}'
@@ -152,7 +152,7 @@ async def test_what_json_can_not_say_as_it_is_is_refused(store: Store, queue: An
     await die(store, "a", name="Other")
 
     with pytest.raises(EncodeError, match=r"^Other: "):
-        await done(queue.requeue("a", parameters=parameters))
+        await done(queue.control.requeue("a", parameters=parameters))
 
     assert (await done(queue.get("a"))).state == "dead"
 
@@ -160,8 +160,8 @@ async def test_what_json_can_not_say_as_it_is_is_refused(store: Store, queue: An
 async def test_there_is_nothing_to_edit_in_a_job_that_is_no_dead_letter(store: Store, queue: Any) -> None:
     job = await done(queue.push(Mail("joe")))
 
-    assert await done(queue.requeue(job, parameters=Mail("jane"))) is None
-    assert await done(queue.requeue("unknown", parameters=Mail("jane"))) is None
+    assert await done(queue.control.requeue(job, parameters=Mail("jane"))) is None
+    assert await done(queue.control.requeue("unknown", parameters=Mail("jane"))) is None
 
     assert (await done(queue.get(job))).parameters == '{"to":"joe","copies":1}'
 
@@ -174,7 +174,7 @@ async def test_a_letter_whose_unique_key_is_held_stays_and_the_holder_is_named(
     holder = await done(queue.push(Mail("jane"), unique="key"))
 
     with pytest.raises(UniqueConflict, match=f"a stays: the job {holder.id} holds its unique key now") as raised:
-        await done(queue.requeue("a", parameters=parameters))
+        await done(queue.control.requeue("a", parameters=parameters))
 
     assert raised.value.job_ids == (holder.id,)
     assert (await done(queue.get("a"))).state == "dead"
@@ -193,7 +193,7 @@ async def test_a_letter_whose_key_follows_from_new_parameters_names_who_holds_th
     holder = await done(queue.push(Once("jane")))
 
     with pytest.raises(UniqueConflict) as raised:
-        await done(queue.requeue("a", parameters=Once("jane")))
+        await done(queue.control.requeue("a", parameters=Once("jane")))
 
     assert raised.value.job_id == holder.id
 
@@ -215,7 +215,7 @@ async def test_a_conflict_is_told_even_if_its_holder_can_not_be_found(
     monkeypatch.setattr(driver, "read", refused)
 
     with pytest.raises(UniqueConflict, match="a stays: another job holds its unique key now") as raised:
-        await queue.requeue("a")
+        await queue.control.requeue("a")
 
     assert raised.value.job_ids == ()
 
@@ -229,7 +229,7 @@ async def test_the_handler_gets_what_the_letter_was_given(store: Store, driver: 
         got.append(f"{card} {cents}")
 
     await die(store, "a", name="charge", parameters='{"card":"visa"}')
-    assert await queue.requeue("a", parameters={"card": "amex", "cents": 5})
+    assert await queue.control.requeue("a", parameters={"card": "amex", "cents": 5})
     await Worker(queue).run(until_idle=True)
 
     assert got == ["amex 5"]

@@ -259,7 +259,7 @@ def test_a_connection_packs_text_and_bytes_alone_also_as_it_opens(
     monkeypatch.setattr(round_trip, "_pack", hiredis.pack_command)
 
     with JobQueue(f"{redis_store.url.rpartition('/')[0]}/3", redis_store.queue_name) as queue:
-        queue.counts()
+        queue.control.counts()
 
     names = [wire[0].encode() if isinstance(wire[0], str) else wire[0] for wire in packed]
     assert [name for name in names if name != b"CLIENT"][:3] == [b"AUTH", b"SELECT", b"HELLO"]

@@ -291,15 +291,15 @@ async def test_from_the_queue_to_the_worker_and_back(store: Store, driver: Drive
     info = await queue.get(handle)
     assert info is not None
     assert info.state is State.COMPLETED
-    assert [each.job_id async for each in queue.scan("completed")] == [handle.id]
-    assert [each.job_id for each in await queue.jobs("completed")] == [handle.id]
-    assert not await queue.requeue(handle)
-    assert not await queue.requeue(handle, parameters={"n": 2})
-    assert await queue.requeue(handle, parameters={"n": 2}, ended=True)
+    assert [each.job_id async for each in queue.control.scan("completed")] == [handle.id]
+    assert [each.job_id for each in await queue.control.jobs("completed")] == [handle.id]
+    assert not await queue.control.requeue(handle)
+    assert not await queue.control.requeue(handle, parameters={"n": 2})
+    assert await queue.control.requeue(handle, parameters={"n": 2}, ended=True)
     await Worker(queue).run(until_idle=True)
 
     assert ran == [1, 2]
-    assert await queue.delete(handle)
+    assert await queue.control.delete(handle)
     assert await queue.get(handle) is None
 
 

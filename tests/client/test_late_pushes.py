@@ -303,7 +303,7 @@ def test_an_error_of_some_jobs_names_all_that_are_not_there_and_says_how_many_ot
         DriverError,
         match=r"1 of 5 jobs may .*\. The others are there, but for 2 that met ",
     ) as refused:
-        Push(jobs, 10, prepared=True).handles([*map(Pushed, replies)], JobQueue("memory://").handle)
+        Push(jobs, 10, prepared=True).handles([*map(Pushed, replies)], JobQueue("memory://")._handle)
 
     assert list(refused.value.jobs) == jobs[1:2]
 

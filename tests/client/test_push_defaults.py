@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 import redisjobs.sync
-from redisjobs import EncodeError, JobName, JobQueue, Priority, RegistrationError, UnknownJob
+from redisjobs import EncodeError, JobName, JobQueue, Priority
+from redisjobs.errors import RegistrationError, UnknownJob
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +56,7 @@ async def test_push_options_among_the_arguments_of_a_function_say_what_to_write(
         await done(getattr(resize, how)("a.png", delay=5, priority="high"))
     with pytest.raises(EncodeError, match=r"say how long to wait by asyncio\.timeout"):
         await done(resize.run("a.png", timeout=5))
-    assert (await done(queue.counts())).delayed == 0
+    assert (await done(queue.control.counts())).delayed == 0
 
 
 async def test_an_argument_that_is_called_as_an_option_is_the_functions(queue: Any) -> None:

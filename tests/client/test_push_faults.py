@@ -22,18 +22,9 @@ import uvloop
 from store import RedisStore, a_deadline_of, eventually, happened
 
 import redisjobs.sync
-from redisjobs import (
-    DriverError,
-    JobContext,
-    JobQueue,
-    QueueFull,
-    State,
-    Unavailable,
-    UniqueConflict,
-    Worker,
-)
+from redisjobs import DriverError, JobContext, JobQueue, State, Unavailable, UniqueConflict, Worker
 from redisjobs.drivers.redis.driver import SyncRedisDriver, push_over
-from redisjobs.errors import WrongType
+from redisjobs.errors import QueueFull, WrongType
 from redisjobs.local import server
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, NewJob, Reply
@@ -277,7 +268,7 @@ async def test_a_store_away_until_the_deadline_is_an_error_that_says_what_is_tru
 ) -> None:
     queue = bench.queue()
     if connected:
-        await call(queue.counts)
+        await call(queue.control.counts)
         bench.proxy.cut_after_reply_bytes(0)
     fault(bench)
 
@@ -497,11 +488,11 @@ async def test_no_try_takes_longer_than_is_said_however_often_the_clock_was_set(
 CALLS: list[Callable[[Any], Any]] = [
     lambda queue: queue.push_many([Add(1), Add(2)]),
     lambda queue: queue.get("a"),
-    lambda queue: queue.jobs("ready"),
-    lambda queue: queue.counts(),
+    lambda queue: queue.control.jobs("ready"),
+    lambda queue: queue.control.counts(),
     lambda queue: queue.cancel("a"),
-    lambda queue: queue.requeue("a"),
-    lambda queue: queue.delete("a"),
+    lambda queue: queue.control.requeue("a"),
+    lambda queue: queue.control.delete("a"),
 ]
 
 
@@ -514,14 +505,14 @@ async def answer(ask: Callable[[Any], Any], queue: Any) -> Any:
 async def test_no_call_hangs_beyond_its_deadline(bench: Bench, connected: bool) -> None:
     queue = bench.queue()
     if connected:
-        await call(queue.counts)
+        await call(queue.control.counts)
     bench.proxy.black_hole(True)
     gives_up = r"gave up after 0\.15 s"
     for ask in CALLS:
         with a_deadline_of(0.15, queue), pytest.raises(Unavailable, match=gives_up), takes(0.1, 0.15):
             await answer(ask, queue)
     bench.proxy.black_hole(False)
-    assert happened(await call(queue.counts)) == {}
+    assert happened(await call(queue.control.counts)) == {}
     await close(queue)
 
 
@@ -536,7 +527,7 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
     monkeypatch.setattr("redisjobs.drivers.remote.coalescer.LONGEST_TRY", 0.3)
     queue = bench.queue()
     if connected:
-        await queue.counts()
+        await queue.control.counts()
     bench.proxy.black_hole(True)
 
     async def ask() -> None:
@@ -557,7 +548,7 @@ async def test_no_call_hangs_on_a_server_that_is_stopped_while_it_answers(bench:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, darken_in(0.25, bench))
         with a_deadline_of(0.3, queue), takes(0, 0.3), suppress(Unavailable):
-            await call(queue.jobs, "ready", 500)
+            await call(queue.control.jobs, "ready", 500)
     bench.proxy.delay(0)
     bench.proxy.black_hole(False)
     await close(queue)
@@ -607,7 +598,7 @@ async def test_a_store_that_comes_back_before_the_deadline_gets_one_job(bench: B
                 await anyio.sleep(0.001)
             await anyio.to_thread.run_sync(other.restart)
         assert (await call(queue.get, "mine")).name == "Add"
-        assert sum((await call(queue.counts)).ready.values()) == 2
+        assert sum((await call(queue.control.counts)).ready.values()) == 2
         await close(queue)
 
 
@@ -675,7 +666,7 @@ async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_
 
         (error,) = [answer for answer in answers if isinstance(answer, Exception)]
         assert "WRONGTYPE" in str(error)
-        counts = await queue.counts()
+        counts = await queue.control.counts()
         assert (sum(counts.ready.values()), counts.delayed, happened(counts)) == (50, 50, {"pushed": 100})
         assert admin.info("stats")["total_connections_received"] - before <= 2
 

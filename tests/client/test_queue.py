@@ -30,14 +30,12 @@ from redisjobs import (
     JobName,
     JobQueue,
     Priority,
-    RegistrationError,
     Reply,
     State,
     Unavailable,
     UniqueConflict,
-    UnknownJob,
 )
-from redisjobs.errors import ServerNotFound
+from redisjobs.errors import RegistrationError, ServerNotFound, UnknownJob
 from redisjobs.events import JobsPushed
 from redisjobs.events.middleware import Middleware, OutgoingJob
 from redisjobs.local import server
@@ -213,7 +211,7 @@ async def test_an_option_that_makes_no_sense_is_refused_and_nothing_is_sent(
         await done(queue.push(Add(1), **options))
     with pytest.raises(error, match=why if "job_id" not in options else "job_id"):
         await done(queue.push_many([Add(1), Add(2)], **options))
-    counts = await done(queue.counts())
+    counts = await done(queue.control.counts())
     assert (sum(counts.ready.values()), counts.delayed, happened(counts)) == (0, 0, {})
 
 
@@ -234,7 +232,7 @@ async def test_bad_parameters_are_refused_and_nothing_is_sent(
 ) -> None:
     with pytest.raises(error, match=why):
         await done(queue.push(parameters, name))
-    assert happened(await done(queue.counts())) == {}
+    assert happened(await done(queue.control.counts())) == {}
 
 
 async def test_the_limit_of_parameters_is_the_queues_to_say(store: Store) -> None:
@@ -246,7 +244,7 @@ async def test_the_limit_of_parameters_is_the_queues_to_say(store: Store) -> Non
 
 
 async def test_a_fresh_queue_has_counted_nothing_of_everything(queue: Any) -> None:
-    assert (await done(queue.counts())).totals == dict.fromkeys(COUNTERS, 0)
+    assert (await done(queue.control.counts())).totals == dict.fromkeys(COUNTERS, 0)
 
 
 async def test_a_job_name_names_what_has_no_name_of_its_own(queue: Any) -> None:
@@ -356,7 +354,7 @@ async def test_a_prepared_job_is_one_push_however_often_it_is_pushed(queue: Any,
     await end(store, *await claim(store))
 
     assert await pushed(queue.push_many(jobs)) == [(job_id, False) for job_id in ids]
-    assert sum((await done(queue.counts())).ready.values()) == 0
+    assert sum((await done(queue.control.counts())).ready.values()) == 0
 
 
 async def test_a_prepared_job_that_was_refused_can_be_pushed_once_the_way_is_free(
@@ -379,13 +377,13 @@ async def test_a_push_is_not_made_again_once_what_ended_may_be_forgotten(queue: 
     await end(store, *await claim(store))
     assert job.tries
     job.tries.since -= REPEATABLE + 1
-    before = happened(await done(queue.counts()))
+    before = happened(await done(queue.control.counts()))
 
     with pytest.raises(DriverError, match=r"nothing was sent: this was first pushed 51 s ago \(mine\)") as caught:
         await done(queue.push_many([job]))
 
     assert caught.value.jobs == (job,)
-    assert happened(await done(queue.counts())) == before
+    assert happened(await done(queue.control.counts())) == before
     assert (await pushed(queue.push(Add(1), job_id="mine")))[1]
 
 
@@ -460,7 +458,7 @@ async def test_of_many_jobs_those_are_pushed_that_meet_no_held_key_before_the_ot
     holders = ["holds 3", *(job.job_id for job in jobs[:500])]
     holders[4] = "holds 3"
     assert list(raised.value.job_ids) == holders
-    assert sum((await done(queue.counts())).ready.values()) == 600
+    assert sum((await done(queue.control.counts())).ready.values()) == 600
     assert sum(added for _, _, added in told) == 599
 
 
@@ -489,8 +487,8 @@ async def test_a_handle_looks_its_job_up_and_cancels_it(queue: Any, store: Store
 async def test_many_jobs_are_pushed_in_order_from_a_generator(queue: Any) -> None:
     ids = [job.id for job in await done(queue.push_many((Add(n) for n in range(1_203)), priority=Priority.LOW))]
     assert len(set(ids)) == 1_203
-    assert (await done(queue.counts())).ready[Priority.LOW] == 1_203
-    listed = await done(queue.jobs(State.READY, 2_000))
+    assert (await done(queue.control.counts())).ready[Priority.LOW] == 1_203
+    listed = await done(queue.control.jobs(State.READY, 2_000))
     assert [info.job_id for info in listed] == ids[:500]
     assert await done(queue.push_many([])) == []
 
@@ -507,7 +505,7 @@ async def test_bad_parameters_among_many_stop_the_push_at_their_own_chunk(queue:
     items = (Add(n if n != 700 else "x") for n in range(2_000))  # type: ignore[arg-type]
     with pytest.raises(EncodeError, match=r"Add\.a"):
         await done(queue.push_many(items))
-    assert sum((await done(queue.counts())).ready.values()) == 500
+    assert sum((await done(queue.control.counts())).ready.values()) == 500
 
 
 async def test_many_jobs_cannot_share_an_id(queue: Any) -> None:
@@ -533,7 +531,7 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
         await done(queue.push(Add(1), job_id=job_id, priority=priority, delay=delay))
 
     async def listed(state: Any, limit: int = 100) -> list[str]:
-        return [info.job_id for info in await done(queue.jobs(state, limit))]
+        return [info.job_id for info in await done(queue.control.jobs(state, limit))]
 
     assert await listed(State.READY) == ["high", "n1", "n2", "low"]
     assert await listed("delayed") == ["d5", "d60"]
@@ -544,7 +542,7 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
     for lease in leases:
         await end(store, lease, settlement=DeadLetter("failed", "no good"))
     assert await listed("dead") == ["n1", "high"]
-    counts = await done(queue.counts())
+    counts = await done(queue.control.counts())
     assert (counts.ready, counts.running, counts.delayed, counts.dead) == (
         {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 1}, 0, 2, 2,
     )  # fmt: skip
@@ -556,7 +554,7 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
 )
 async def test_a_list_of_no_state_or_no_length_is_refused(queue: Any, state: str, limit: int, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        await done(queue.jobs(state, limit))
+        await done(queue.control.jobs(state, limit))
 
 
 async def test_cancel_says_what_it_did(queue: Any, store: Store) -> None:
@@ -587,14 +585,14 @@ async def test_a_dead_letter_is_shown_requeued_and_deleted(queue: Any, store: St
     assert (info.worker, info.priority, info.headers) == ("w1", Priority.LOW, {"k": "v"})
     assert await done(queue.cancel(job_id)) is Reply.DEAD
 
-    assert await done(queue.requeue(job_id)) is Reply.OK
-    assert await done(queue.requeue(job_id)) is None
+    assert await done(queue.control.requeue(job_id)) is Reply.OK
+    assert await done(queue.control.requeue(job_id)) is None
     info = await done(queue.get(job_id))
     assert (info.state, info.error, info.headers, info.priority) == (State.READY, "", {"k": "v"}, Priority.LOW)
-    assert await done(queue.delete(job_id)) is False
+    assert await done(queue.control.delete(job_id)) is False
 
     await end(store, *await claim(store), settlement=DeadLetter("failed", "again"))
-    assert await done(queue.delete(job_id)) is True
+    assert await done(queue.control.delete(job_id)) is True
     assert await done(queue.get(job_id)) is None
 
 
@@ -672,7 +670,7 @@ def test_a_queue_can_be_used_by_one_event_loop_after_another(redis_store: RedisS
     async def push(number: int) -> int:
         async with queue:
             await queue.push(Add(number))
-            return sum((await queue.counts()).ready.values())
+            return sum((await queue.control.counts()).ready.values())
 
     assert [asyncio.run(push(n)) for n in range(3)] == [1, 2, 3]
 
@@ -684,7 +682,7 @@ from redisjobs import JobName, JobQueue
 queue = JobQueue(*sys.argv[1:])
 for n in range(20):
     asyncio.run(queue.push({"n": n}, JobName("n", dict[str, int])))
-print(sum(asyncio.run(queue.counts()).ready.values()), len(queue.driver._loops._values))
+print(sum(asyncio.run(queue.control.counts()).ready.values()), len(queue.driver._loops._values))
 """
 
 

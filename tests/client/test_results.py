@@ -19,7 +19,6 @@ from store import MemoryStore, RedisStore, Store, eventually
 
 from conftest import ENGINES, Servers, redis_store_of
 from redisjobs import (
-    DecodeError,
     DriverError,
     Fail,
     JobCancelled,
@@ -30,11 +29,7 @@ from redisjobs import (
     JobQueue,
     Middleware,
     Progress,
-    RegistrationError,
     Reply,
-    ResultExpired,
-    ResultNotKept,
-    ResultRefused,
     Retry,
     Snooze,
     State,
@@ -42,6 +37,13 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.errors import (
+    DecodeError,
+    RegistrationError,
+    ResultExpired,
+    ResultNotKept,
+    ResultRefused,
+)
 from redisjobs.model.changes import Ending, GetStatus
 from redisjobs_proof.contract.awaiting import ends_by_itself
 
@@ -289,7 +291,7 @@ async def test_run_pushes_and_waits(queue: JobQueue, store: Store) -> None:
         assert await result(odd.run(8)) == 8
         with pytest.raises(ValueError, match="keep_result=0: nothing would be kept that could be waited for"):
             await queue.run(Add(1), keep_result=0)
-        assert (await queue.counts()).totals["pushed"] == 4
+        assert (await queue.control.counts()).totals["pushed"] == 4
         assert await result(producer.result("five")) == 6
 
 
@@ -449,7 +451,7 @@ async def test_a_result_of_another_type_is_refused_and_the_job_is_done(
     assert isinstance(error, ResultRefused)
     assert str(error).startswith("job a is done, but its result could not be kept: odd: ")
     assert said in str(error)
-    assert (runs, (await queue.counts()).totals["completed"]) == ([1], 1)
+    assert (runs, (await queue.control.counts()).totals["completed"]) == ([1], 1)
 
 
 async def test_a_result_that_is_too_large_or_no_json_is_refused_by_name(store: Store) -> None:
@@ -510,7 +512,7 @@ async def test_a_result_type_that_cant_be_read_is_an_error_where_it_is_registere
     plain = queue.job(odd)  # where nothing is kept it may return what it likes
     await plain.push()
     await drain(queue)
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
     handle = await plain.options(keep_result=60).push()
     await drain(queue)
@@ -540,7 +542,7 @@ async def test_run_pushes_nothing_where_what_the_handler_returns_can_not_be_read
     queue.register(Add)(early)
     with pytest.raises(RegistrationError, match="early: can't read what it returns"):
         await queue.run(Add(1))
-    assert (await queue.counts()).totals.get("pushed", 0) == 0
+    assert (await queue.control.counts()).totals.get("pushed", 0) == 0
 
 
 async def test_what_a_handler_takes_may_be_unreadable_where_what_it_returns_is_kept(queue: JobQueue) -> None:
@@ -603,7 +605,7 @@ async def test_a_job_that_failed_raises_what_its_handler_raised_as_far_as_it_is_
     first, second, *_ = error.traceback.splitlines()
     assert (first, "in bad" in second) == ("Traceback (most recent call last):", True)  # and none of our frames
     assert str(error) == "job a failed: LookupError: no such customer"
-    await queue.delete("a")
+    await queue.control.delete("a")
     error = await result(handle.result())
     assert isinstance(error, JobFailed)
     assert (error.type, error.message, error.traceback) == ("LookupError", "LookupError: no such customer", "")
@@ -622,7 +624,7 @@ async def test_a_job_that_failed_and_is_requeued_has_a_result_after_all(queue: J
     async with at_work(queue):
         assert isinstance(await result(handle.result()), JobFailed)
         broken.clear()
-        assert await queue.requeue(handle)
+        assert await queue.control.requeue(handle)
         assert await result(handle.result()) == 5
 
 
@@ -669,7 +671,7 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         assert str(raised.value) == f"job a has not ended in {said} s; it goes on"
     with pytest.raises(TimeoutError):
         await queue.run(Add(1), JobName("unknown", Add), timeout=0.01)
-    assert await queue.cancel((await queue.jobs(State.READY))[1].job_id) is Reply.CANCELLED
+    assert await queue.cancel((await queue.control.jobs(State.READY))[1].job_id) is Reply.CANCELLED
     await drain(queue)
     assert await result(handle.result(timeout=0)) == 2
     with pytest.raises(ValueError, match="timeout"):

@@ -16,8 +16,9 @@ import pytest
 from results import forget_waiting_threads, listening, waiting_threads, worker_in_thread
 from store import MemoryStore, RedisStore, Store
 
-from redisjobs import JobCancelled, JobFailed, ResultNotKept, ResultRefused, no_retry
+from redisjobs import JobCancelled, JobFailed, no_retry
 from redisjobs.client.waiting_thread import WaitingThread
+from redisjobs.errors import ResultNotKept, ResultRefused
 from redisjobs.sync import JobQueue
 
 
@@ -85,7 +86,7 @@ def test_a_queue_that_is_moved_after_a_wait_leaves_no_thread(queue: JobQueue, ad
     with pytest.raises(TimeoutError):
         add.push(1).result(timeout=0.05)
 
-    queue.move("memory://")
+    queue._connect("memory://")
 
     assert not waiting_threads()
 

@@ -10,7 +10,8 @@ import pytest
 from operating import done
 from store import Store
 
-from redisjobs import Cause, JobContext, JobQueue, PushedJob, State, Worker, no_retry
+from redisjobs import JobContext, JobQueue, PushedJob, State, Worker, no_retry
+from redisjobs.control import Cause
 from redisjobs.control.reasons import Known, explain
 from redisjobs.model.info import WorkerInfo
 from redisjobs.model.steps import How
@@ -78,8 +79,8 @@ async def test_a_suspended_job_says_what_it_waits_for_since_when_and_until(shop:
 
     assert (found.state, found.waits_for, found.due_at) == (State.SUSPENDED, "signal approved", None)
     assert found.wakes_at - found.suspended_at == timedelta(hours=1)
-    assert [each.job_id for each in await done(face.jobs("suspended"))] == [job.id]
-    assert [each.job_id for each in await done(face.jobs())] == [job.id]
+    assert [each.job_id for each in await done(face.control.jobs("suspended"))] == [job.id]
+    assert [each.job_id for each in await done(face.control.jobs())] == [job.id]
 
 
 async def test_a_job_that_sleeps_waits_for_the_time(shop: Shop) -> None:
@@ -91,7 +92,7 @@ async def test_a_job_that_sleeps_waits_for_the_time(shop: Shop) -> None:
 
 async def test_the_steps_of_a_job_are_listed_in_order_also_of_a_dead_letter(shop: Shop, face: Any) -> None:
     job = await shop.suspended()
-    waiting = await done(face.steps(job))
+    waiting = await done(face.control.steps(job))
     assert [(step.key, step.how, step.value) for step in waiting] == [
         ("charge", How.DONE, '{"charge":7}'),
         ("charge#2", How.DONE, '{"charge":8}'),
@@ -101,7 +102,7 @@ async def test_the_steps_of_a_job_are_listed_in_order_also_of_a_dead_letter(shop
     found = await done(face.get(job))
     assert found.state is State.DEAD
 
-    steps = await done(face.steps(job))
+    steps = await done(face.control.steps(job))
 
     assert steps[:2] == waiting
     assert [(step.key, step.how, step.value, step.says) for step in steps[2:]] == [
@@ -115,14 +116,14 @@ async def test_a_job_without_steps_and_one_that_has_ended_have_none(shop: Shop) 
     shop.fails = False
     job = await shop.dead()
 
-    assert await shop.queue.steps(job) == await shop.queue.steps("never there") == []
+    assert await shop.queue.control.steps(job) == await shop.queue.control.steps("never there") == []
 
 
 async def test_a_dead_letter_goes_on_where_it_stopped(shop: Shop, face: Any) -> None:
     job = await shop.dead()
     shop.fails = False
 
-    assert await done(face.requeue(job))
+    assert await done(face.control.requeue(job))
     await shop.run()
 
     assert await shop.queue.get(job) is None
@@ -132,7 +133,7 @@ async def test_a_dead_letter_goes_on_where_it_stopped(shop: Shop, face: Any) -> 
 async def test_a_dead_letter_goes_on_from_a_step(shop: Shop, face: Any) -> None:
     job = await shop.dead()
 
-    assert await done(face.requeue(job, from_step="charge#2"))
+    assert await done(face.control.requeue(job, from_step="charge#2"))
     await shop.run()
 
     assert shop.charged == [7, 8, 8]
@@ -144,8 +145,8 @@ async def test_a_dead_letter_goes_on_from_a_step(shop: Shop, face: Any) -> None:
 async def test_a_dead_letter_goes_on_from_the_start(shop: Shop, face: Any) -> None:
     job = await shop.dead()
 
-    assert await done(face.requeue(job, from_step=None))
-    assert await done(face.steps(job)) == []
+    assert await done(face.control.requeue(job, from_step=None))
+    assert await done(face.control.steps(job)) == []
     await shop.run()
 
     assert shop.charged == [7, 8, 7, 8]
@@ -155,9 +156,9 @@ async def test_a_step_that_was_not_saved_is_an_error_that_says_which_there_are(s
     job = await shop.dead()
 
     with pytest.raises(ValueError, match="no step 'mail'; it has 'charge', 'charge#2', 'approved'"):
-        await done(face.requeue(job, from_step="mail"))
+        await done(face.control.requeue(job, from_step="mail"))
 
-    assert len(await done(face.steps(job))) == 3
+    assert len(await done(face.control.steps(job))) == 3
     found = await done(face.get(job))
     assert found.state is State.DEAD
 
@@ -165,7 +166,7 @@ async def test_a_step_that_was_not_saved_is_an_error_that_says_which_there_are(s
 @pytest.mark.parametrize("wrong", ["", "a b", 7, b"charge"])
 async def test_what_can_be_no_step_is_refused(shop: Shop, face: Any, wrong: Any) -> None:
     with pytest.raises(ValueError, match="from_step="):
-        await done(face.requeue("any", from_step=wrong))
+        await done(face.control.requeue("any", from_step=wrong))
 
 
 async def test_a_dead_letter_without_steps_says_so(shop: Shop) -> None:
@@ -177,8 +178,8 @@ async def test_a_dead_letter_without_steps_says_so(shop: Shop) -> None:
     await shop.run()
 
     with pytest.raises(ValueError, match="it has saved none, so leave from_step out"):
-        await shop.queue.requeue(job, from_step="charge")
-    assert await shop.queue.requeue(job, from_step=None)
+        await shop.queue.control.requeue(job, from_step="charge")
+    assert await shop.queue.control.requeue(job, from_step=None)
 
 
 async def test_an_error_about_a_step_names_only_some_of_very_many(shop: Shop) -> None:
@@ -192,7 +193,7 @@ async def test_an_error_about_a_step_names_only_some_of_very_many(shop: Shop) ->
     await shop.run()
 
     with pytest.raises(ValueError, match="its last ones are 'page-10', 'page-11'") as error:
-        await shop.queue.requeue(job, from_step="page")
+        await shop.queue.control.requeue(job, from_step="page")
     assert "page-9'" not in str(error.value)
 
 
@@ -200,10 +201,10 @@ async def test_suspended_jobs_are_held_let_go_and_cancelled_all_at_once(shop: Sh
     for _ in range(3):
         await shop.suspended()
 
-    assert await done(face.hold_all("suspended", name="_order")) == 3
-    assert await done(face.unhold_all(State.SUSPENDED)) == 3
-    assert await done(face.cancel_all("suspended")) == 3
-    assert (await done(face.counts())).suspended == 0
+    assert await done(face.control.hold_all("suspended", name="_order")) == 3
+    assert await done(face.control.unhold_all(State.SUSPENDED)) == 3
+    assert await done(face.control.cancel_all("suspended")) == 3
+    assert (await done(face.control.counts())).suspended == 0
 
 
 # Why
@@ -212,7 +213,7 @@ async def test_suspended_jobs_are_held_let_go_and_cancelled_all_at_once(shop: Sh
 async def test_why_says_what_a_job_waits_for_and_how_to_send_it(shop: Shop, face: Any) -> None:
     job = await shop.suspended()
 
-    why = await done(face.why(job))
+    why = await done(face.control.why(job))
 
     assert why.cause is Cause.SUSPENDED
     assert re.search(r"waits for signal approved, for \S+ (min|h) more, until 20\d\d-", why.sentence), why.sentence
@@ -223,7 +224,7 @@ async def test_why_says_what_a_job_waits_for_and_how_to_send_it(shop: Shop, face
 
 
 async def test_why_says_until_when_a_job_sleeps(shop: Shop) -> None:
-    why = await shop.queue.why(await shop.suspended(wait=7200))
+    why = await shop.queue.control.why(await shop.suspended(wait=7200))
 
     assert why.cause is Cause.SUSPENDED
     assert "and sleeps for 2" in why.sentence
@@ -238,14 +239,14 @@ async def test_why_says_that_a_wait_has_no_limit(shop: Shop) -> None:
     job = await patient.push()
     await shop.run()
 
-    assert "waits for signal paid, without a time limit" in (await shop.queue.why(job)).sentence
+    assert "waits for signal paid, without a time limit" in (await shop.queue.control.why(job)).sentence
 
 
 async def test_why_of_a_held_job_says_that_it_is_held_whatever_it_waits_for(shop: Shop) -> None:
     job = await shop.suspended()
-    await shop.queue.hold(job)
+    await shop.queue.control.hold(job)
 
-    why = await shop.queue.why(job)
+    why = await shop.queue.control.why(job)
 
     assert why.cause is Cause.HELD
     assert "it waits for signal approved" in why.sentence
@@ -254,9 +255,9 @@ async def test_why_of_a_held_job_says_that_it_is_held_whatever_it_waits_for(shop
 
 async def test_why_of_a_suspended_job_names_a_pause_too(shop: Shop) -> None:
     job = await shop.suspended()
-    await shop.queue.pause("_order")
+    await shop.queue.control.pause("_order")
 
-    why = await shop.queue.why(job)
+    why = await shop.queue.control.why(job)
 
     assert why.cause is Cause.SUSPENDED
     assert "Jobs of its name are paused" in why.sentence

@@ -112,8 +112,8 @@ def plain(store: Store, driver: Driver) -> Iterator[sync.JobQueue]:
 
 async def looked(driver: Driver, plain: sync.JobQueue, state: str, **options: Any) -> list[str]:
     """What a scan of either face finds, which is the same."""
-    infos = [info async for info in JobQueue(driver).scan(state, **options)]
-    assert list(plain.scan(state, **options)) == infos
+    infos = [info async for info in JobQueue(driver).control.scan(state, **options)]
+    assert list(plain.control.scan(state, **options)) == infos
     return [info.job_id for info in infos]
 
 
@@ -141,9 +141,9 @@ async def test_a_queue_adds_the_groups_of_all_steps_up_the_largest_first(
         await end(store, [(job(f"j{start + number}"), FAILED) for number in range(300)])
     await end(store, [(job("last"), OTHER)])
 
-    groups = await JobQueue(driver).dead_groups()
+    groups = await JobQueue(driver).control.dead_groups()
 
-    assert plain.dead_groups() == groups
+    assert plain.control.dead_groups() == groups
     assert [(group.count, group.error_type, group.reason, group.job_id, group.names) for group in groups] == [
         (601, "ValueError", "failed", "j599", ("Work",)),
         (1, "", "expired", "late", ("Work",)),
@@ -171,7 +171,7 @@ async def test_jobs_that_run_are_found_where_very_many_more_were_handed_back(red
     assert len(taken) > 3
     assert await found(driver, State.RUNNING) == [*taken, f"j{ready - 1}"]
     assert [row.job_id for row in await scan(driver, State.RUNNING, 1)] == [*taken, f"j{ready - 1}"]
-    assert len(await JobQueue(driver).jobs(State.RUNNING, 4)) == 4
+    assert len(await JobQueue(driver).control.jobs(State.RUNNING, 4)) == 4
     for worker in workers:
         await worker.aclose()
     await driver.aclose()
@@ -186,8 +186,8 @@ def act(request: pytest.FixtureRequest, driver: Driver, plain: sync.JobQueue) ->
 
     async def call(verb: str, *arguments: Any, **options: Any) -> Any:
         if request.param == "sync":
-            return getattr(plain, verb)(*arguments, **options)
-        return await getattr(JobQueue(driver), verb)(*arguments, **options)
+            return getattr(plain.control, verb)(*arguments, **options)
+        return await getattr(JobQueue(driver).control, verb)(*arguments, **options)
 
     return call
 
@@ -265,12 +265,12 @@ async def test_what_was_done_before_the_connection_ended_stays_done(store: Store
             raise failed
         return await driver.change(change)
 
-    queue._ask = one_step  # type: ignore[method-assign, assignment]
+    queue._calls.ask = one_step  # type: ignore[method-assign, assignment]
     with pytest.raises(ConnectionError):
-        await queue.requeue_all()
+        await queue.control.requeue_all()
 
     assert (len(await found(driver, State.READY)), len(await found(driver, State.DEAD))) == (200, 50)
-    assert await JobQueue(driver).requeue_all() == 50
+    assert await JobQueue(driver).control.requeue_all() == 50
 
 
 async def test_a_letter_with_too_many_fields_stays_and_blocks_no_other(redis_store: RedisStore) -> None:
@@ -280,7 +280,7 @@ async def test_a_letter_with_too_many_fields_stays_and_blocks_no_other(redis_sto
     redis_store.admin.hset(f"{redis_store.prefix}jobs", "large", f"dead {entry.decode()}")
     await end(redis_store, [(job("a"), FAILED)])
 
-    assert await JobQueue(redis_store.driver).requeue_all() == 1
+    assert await JobQueue(redis_store.driver).control.requeue_all() == 1
 
     assert await found(driver, State.DEAD) == ["large"]
     redis_store.admin.delete(f"{redis_store.prefix}dead", f"{redis_store.prefix}jobs")

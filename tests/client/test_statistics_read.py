@@ -28,7 +28,7 @@ async def drain(queue: JobQueue) -> None:
 
 async def of(queue: JobQueue, name: str | None = None) -> Tally:
     """All that was counted in the last hour."""
-    return total(await queue.statistics(name=name))
+    return total(await queue.control.statistics(name=name))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_each_way_in_which_a_job_is_settled_counts_under_its_name(jobs: Jo
     assert 0.02 <= slow.run.p50 <= 2.5 * took  # no bucket ends beyond 2.5 times a value in it
     everything = await of(jobs)
     assert (everything.completed, everything.retried, everything.dead, everything.released) == (4, 1, 3, 1)
-    overview = await jobs.overview()
+    overview = await jobs.control.overview()
     assert {each.name: sum(each.series) for each in overview.names} == {
         "Slow": 3, "Thread": 1, "Again": 0, "Later": 0, "unknown": 0
     }  # fmt: skip
@@ -106,9 +106,12 @@ async def test_both_faces_and_a_later_process_read_the_same(jobs: JobQueue, stor
     await drain(jobs)
 
     with sync.JobQueue(store.another(), store.queue_name) as other:
-        assert (total(other.statistics(60, "Slow")).completed, other.overview().names[0].name) == (1, "Slow")
-        assert total(other.statistics(3 * 24 * 3600)).completed == 1
-        assert other.statistics(name="Nothing")[-1].sums == {}
+        assert (total(other.control.statistics(60, "Slow")).completed, other.control.overview().names[0].name) == (
+            1,
+            "Slow",
+        )
+        assert total(other.control.statistics(3 * 24 * 3600)).completed == 1
+        assert other.control.statistics(name="Nothing")[-1].sums == {}
 
 
 async def test_an_idle_worker_takes_a_sample(jobs: JobQueue) -> None:
@@ -116,7 +119,7 @@ async def test_an_idle_worker_takes_a_sample(jobs: JobQueue) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Worker(jobs).run)
         with anyio.fail_after(5):
-            while (sample := (await jobs.statistics(60))[-1].sample) is None:  # noqa: ASYNC110  (there is no event)
+            while (sample := (await jobs.control.statistics(60))[-1].sample) is None:  # noqa: ASYNC110  (there is no event)
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
 
@@ -154,22 +157,22 @@ async def test_only_intervals_since_a_time_are_read_and_an_overview_goes_on(queu
     for number in range(1, 11):
         await store.driver.change(counted(number, Send={"completed": number}))
         store.clock.advance(60)
-    before = await queue.overview()
+    before = await queue.control.overview()
     await store.driver.change(counted(11, Send={"completed": 11}))
-    closed = await queue.statistics(600)
+    closed = await queue.control.statistics(600)
 
-    since = await queue.statistics(600, since=datetime.fromtimestamp(BEGIN / 1000 + 9 * 60 + 30, UTC))
+    since = await queue.control.statistics(600, since=datetime.fromtimestamp(BEGIN / 1000 + 9 * 60 + 30, UTC))
 
     assert [each.completed for each in closed] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert since == closed[-2:]
     assert [each.is_closed for each in since] == [True, False]
-    later = await queue.overview(before)
-    assert later.names == (await queue.overview()).names
+    later = await queue.control.overview(before)
+    assert later.names == (await queue.control.overview()).names
     assert [*later.names[0].series] == [*[0] * 49, *range(1, 12)]
     store.clock.advance(3600)
-    assert [*(await queue.overview(later)).names] == []
+    assert [*(await queue.control.overview(later)).names] == []
     store.clock.advance(-3600)
-    again = await queue.overview(await queue.overview(later))
+    again = await queue.control.overview(await queue.control.overview(later))
     assert again.names == later.names
 
 
@@ -178,7 +181,7 @@ async def test_a_wrong_question_is_refused_before_it_is_sent(
     queue: JobQueue, last: float, name: str | None, since: datetime | None
 ) -> None:
     with pytest.raises(ValueError, match="give"):
-        await queue.statistics(last, name, since=since)
+        await queue.control.statistics(last, name, since=since)
 
 
 async def test_keys_of_another_type_stop_no_worker_and_are_logged_once(
@@ -200,7 +203,7 @@ async def test_keys_of_another_type_stop_no_worker_and_are_logged_once(
         await drain(queue)
 
         assert len(ran) == 3
-        assert await queue.statistics(60) != []
+        assert await queue.control.statistics(60) != []
         assert caplog.text.count("statistics are not recorded") == 1
         assert "WRONGTYPE" in caplog.text
 

@@ -256,7 +256,7 @@ async def test_sync_code_reads_likewise(sync_queue: SyncJobQueue) -> None:
         counter.send.close()
         await anyio.to_thread.run_sync(reading.join)
         tasks.cancel_scope.cancel()
-    await sync_queue.disconnect()
+    await sync_queue._disconnect()
 
     assert [chunk.data for chunk in seen] == [1, 2, 3, 4, 5]
     rest = await anyio.to_thread.run_sync(lambda: [*sync_queue.stream(handle, after=seen[2].id)])
@@ -277,6 +277,6 @@ async def test_sync_code_that_closes_the_queue_reads_on(sync_queue: SyncJobQueue
         counter.send.close()
         seen += [chunk.data for chunk in await anyio.to_thread.run_sync(list, reading)]
         tasks.cancel_scope.cancel()
-    await sync_queue.disconnect()
+    await sync_queue._disconnect()
 
     assert seen == [1, 2, 3, 4, 5, 6]

@@ -107,4 +107,4 @@ async def test_chunks_that_were_added_or_deleted_in_redis_don_t_keep_a_job_from_
         await drain(queue)
 
         assert [chunk.data async for chunk in queue.stream("job", after="1-1")][-3:] == [[5, 0], [5, 1], [5, 2]]
-        assert (await queue.counts()).dead == 0
+        assert (await queue.control.counts()).dead == 0

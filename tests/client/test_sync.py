@@ -89,7 +89,7 @@ async def test_a_call_that_blocks_an_event_loop_is_done_and_warned_of_once(
     (warning,) = [each.getMessage() for each in caplog.records if "blocks the event loop" in each.getMessage()]
     assert f"queue '{queue.name}': a call at {__file__}:" in warning
     assert "await a redisjobs.JobQueue there, or make the call by asyncio.to_thread" in warning
-    assert len(queue.jobs("ready")) == 2
+    assert len(queue.control.jobs("ready")) == 2
 
 
 @pytest.mark.anyio
@@ -110,11 +110,11 @@ def test_no_event_loop_is_made_or_needed(queue: JobQueue, monkeypatch: pytest.Mo
     monkeypatch.setattr(asyncio.events, "new_event_loop", None)
 
     job_id = queue.push(Add(1), delay=60)
-    (info,) = queue.jobs(State.DELAYED)
+    (info,) = queue.control.jobs(State.DELAYED)
 
     assert info == queue.get(job_id)
     assert queue.cancel(job_id) == "CANCELLED"
-    assert queue.counts().delayed == 0
+    assert queue.control.counts().delayed == 0
 
 
 def test_it_works_inside_a_running_event_loop_too(queue: JobQueue) -> None:
@@ -137,19 +137,19 @@ def test_threads_share_a_queue(queue: JobQueue) -> None:
             pushed.append(job_id)
 
     in_threads(work)
-    assert len(set(pushed)) == queue.counts().ready[Priority.NORMAL] == THREADS * EACH
+    assert len(set(pushed)) == queue.control.counts().ready[Priority.NORMAL] == THREADS * EACH
 
 
 def test_threads_that_push_one_id_make_one_job(queue: JobQueue) -> None:
     in_threads(lambda which: queue.push(Add(which), job_id="mine"))
-    assert happened(queue.counts()) == {"pushed": 1}
+    assert happened(queue.control.counts()) == {"pushed": 1}
 
 
 def test_threads_that_push_one_unique_key_make_one_job(queue: JobQueue) -> None:
     answers: list[str] = []
     in_threads(lambda which: answers.append(queue.push(Add(which), unique="joe").id))
     assert len(set(answers)) == 1
-    assert happened(queue.counts()) == {"pushed": 1}
+    assert happened(queue.control.counts()) == {"pushed": 1}
 
 
 def test_a_hundred_threads_at_once_each_get_their_own_answer(queue: JobQueue) -> None:
@@ -190,12 +190,12 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
             queue.push(Add(0))
         with monkeypatch.context() as patched:
             patched.setattr(SyncConnection, where, interrupted)
-            for call in [lambda: queue.push(Add(1)), queue.counts] * 20:  # there may be 16 connections
+            for call in [lambda: queue.push(Add(1)), queue.control.counts] * 20:  # there may be 16 connections
                 with pytest.raises(KeyboardInterrupt):
                     call()
 
         queue.push(Add(2))
-        assert queue.counts().ready[Priority.NORMAL] == (2 if where == "_round_trip" else 1)
+        assert queue.control.counts().ready[Priority.NORMAL] == (2 if where == "_round_trip" else 1)
 
 
 def test_a_reply_that_no_one_asked_for_is_taken_for_none_of_a_later_call(redis_store: RedisStore) -> None:
@@ -207,7 +207,7 @@ def test_a_reply_that_no_one_asked_for_is_taken_for_none_of_a_later_call(redis_s
 
         assert queue.push(Add(1)).added  # on another connection, as a repetition: the first may have been stored
 
-        assert queue.counts().ready[Priority.NORMAL] == 2
+        assert queue.control.counts().ready[Priority.NORMAL] == 2
 
 
 def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:
@@ -215,7 +215,7 @@ def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:
     queue.close()
     queue.close()
     queue.push(Add(2))
-    assert queue.counts().ready[Priority.NORMAL] == 2
+    assert queue.control.counts().ready[Priority.NORMAL] == 2
 
 
 def test_a_thread_in_which_no_one_waits_any_more_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ async def test_a_worker_runs_what_a_sync_queue_has_handlers_for(queue: JobQueue)
     ran = register(queue)
     await Worker(queue, concurrency=1).run(until_idle=True)
     assert ran == ["async jim True", "sync 5 False", "async joe True"]
-    assert queue.counts().totals["completed"] == 3
+    assert queue.control.counts().totals["completed"] == 3
 
 
 @pytest.mark.anyio
@@ -299,7 +299,7 @@ async def test_a_push_from_another_thread_wakes_an_idle_worker(queue: JobQueue) 
         with anyio.fail_after(4.5):  # the blocking read alone would last longer
             await ran.wait()
         worker.stop()
-    assert queue.counts().totals["completed"] == 1
+    assert queue.control.counts().totals["completed"] == 1
 
 
 def test_sync_queues_on_one_memory_driver_are_one_queue_and_otherwise_they_are_not() -> None:

@@ -184,7 +184,7 @@ async def test_sync_code_watches_likewise(store: Store) -> None:
             steps.send.close()
             await anyio.to_thread.run_sync(watching.join)
             tasks.cancel_scope.cancel()
-        await queue.disconnect()
+        await queue._disconnect()
 
     assert seen == [0.25, None]
 
@@ -210,7 +210,7 @@ async def test_sync_code_that_closes_the_queue_watches_on(sync_queue: SyncJobQue
         steps.send.close()
         assert await anyio.to_thread.run_sync(list, watching) == []
         tasks.cancel_scope.cancel()
-    await sync_queue.disconnect()
+    await sync_queue._disconnect()
 
 
 async def test_sync_code_that_leaves_off_watching_is_forgotten(sync_queue: SyncJobQueue) -> None:
@@ -227,7 +227,7 @@ async def test_sync_code_that_leaves_off_watching_is_forgotten(sync_queue: SyncJ
         await eventually(lambda: not waiting._waiters)
         steps.send.close()
         tasks.cancel_scope.cancel()
-    await sync_queue.disconnect()
+    await sync_queue._disconnect()
 
 
 async def test_an_iterator_that_outlives_its_queue_begins_no_thread(sync_queue: SyncJobQueue) -> None:
@@ -238,9 +238,9 @@ async def test_an_iterator_that_outlives_its_queue_begins_no_thread(sync_queue: 
         await steps.send.send(0.25)
         await anyio.to_thread.run_sync(lambda: next(watching[0]))
         steps.send.close()
-        await eventually(lambda: not sync_queue.counts().running)
+        await eventually(lambda: not sync_queue.control.counts().running)
         tasks.cancel_scope.cancel()
-    await sync_queue.disconnect()
+    await sync_queue._disconnect()
     watching.clear()
     gc.collect()
     assert not waiting_threads()

@@ -1,4 +1,4 @@
-"""`queue.why` names the cause for each state that a job can be in, with its facts and what to do."""
+"""`queue.control.why` names the cause for each state that a job can be in, with its facts and what to do."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from store import RedisStore, Store, documented_rule
 
-from redisjobs import Cause, JobQueue, Keep, Retention, Why
+from redisjobs import JobQueue, Keep, Retention
 from redisjobs._version import __version__
 from redisjobs.client.obstacles import OBSTACLES
+from redisjobs.control import Cause, Why
 from redisjobs.control.reasons import Known, explain
 from redisjobs.control.why import why as why_steps
 from redisjobs.model.changes import Retain
@@ -91,7 +92,7 @@ def caused(why: Why, cause: Cause, *said: str) -> None:
 
 async def test_a_delayed_job_says_when_it_is_due(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a", due=After(60_000))
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(why, Cause.DELAYED, "It is delayed, and due in 60 s")
     assert why.job is not None
     assert why.facts["due at"] == why.job.due_at
@@ -103,7 +104,7 @@ async def test_a_job_that_waits_for_its_next_attempt_says_what_failed(
     await push(store, "a")
     (lease,) = await claim(one)
     await settle(one, lease, RetryLater(After(60_000), {"attempt": "2", "error": "ValueError: no"}))
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(why, Cause.RETRYING, "Attempt 1 failed (ValueError: no); the next one is due in 60 s")
     assert why.facts["error"] == "ValueError: no"
 
@@ -112,7 +113,7 @@ async def test_a_due_job_that_no_worker_promotes_is_overdue(store: Store, queue:
     await push(store, "a", due=After(1_000))
     store.clock.advance(61)
     one.sync.beat(Beat(one, list, FACTS))
-    caused(await queue.why("a"), Cause.OVERDUE, "It was due 60 s ago, and no worker has made it ready")
+    caused(await queue.control.why("a"), Cause.OVERDUE, "It was due 60 s ago, and no worker has made it ready")
 
 
 async def test_a_job_behind_others_counts_them_and_estimates_when_it_starts(
@@ -126,14 +127,18 @@ async def test_a_job_behind_others_counts_them_and_estimates_when_it_starts(
     one.sync.beat(Beat(one, list, FACTS | {"running": "2"}))
     one.sync.change(Record("r", 1, {"Work": {"completed": 250, "retried": 50}}, {}))
 
-    why = await queue.why("second")
+    why = await queue.control.why("second")
 
     caused(why, Cause.IN_LINE, "2 jobs start before it: about", "All 2 slots of the 1 worker", "Add slots")
     assert why.facts["jobs before it"] == 2
     rate = float(why.facts["jobs a second"])
     assert 300 / 300 - 0.01 <= rate <= 300 / 240 + 0.01  # the last of the five minutes has only begun
     assert why.facts["starts in about"] == pytest.approx(2 / rate, abs=0.1)
-    assert [(await queue.why(each)).facts["jobs before it"] for each in ("back", "first", "low")] == [0, 1, 3]
+    assert [(await queue.control.why(each)).facts["jobs before it"] for each in ("back", "first", "low")] == [
+        0,
+        1,
+        3,
+    ]
 
 
 async def test_the_count_of_jobs_before_one_ends_at_a_thousand(
@@ -141,36 +146,36 @@ async def test_the_count_of_jobs_before_one_ends_at_a_thousand(
 ) -> None:
     for start in range(0, 1200, 400):
         await push(store, *(f"{number:04}" for number in range(start, start + 400)))
-    assert (await queue.why("1000")).facts["jobs before it"] == 1000
-    caused(await queue.why("1199"), Cause.IN_LINE, "More than 1,000 jobs start before it")
+    assert (await queue.control.why("1000")).facts["jobs before it"] == 1000
+    caused(await queue.control.why("1199"), Cause.IN_LINE, "More than 1,000 jobs start before it")
 
 
 async def test_the_next_job_to_start_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a")
-    caused(await queue.why("a"), Cause.IN_LINE, "It is the next to start; 2 of 2 slots were free")
+    caused(await queue.control.why("a"), Cause.IN_LINE, "It is the next to start; 2 of 2 slots were free")
 
 
 async def test_a_paused_queue_says_since_when(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a")
-    await queue.pause()
-    why = await queue.why("a")
+    await queue.control.pause()
+    why = await queue.control.why("a")
     caused(why, Cause.PAUSED, f"Queue '{queue.name}' is paused, since", f"`redisjobs resume --queue {queue.name}`")
-    assert why.facts["since"] == (await queue.pauses()).since
+    assert why.facts["since"] == (await queue.control.pauses()).since
 
 
 async def test_a_paused_name_says_since_when(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a")
-    await queue.pause("Work")
-    why = await queue.why("a")
+    await queue.control.pause("Work")
+    why = await queue.control.why("a")
     caused(why, Cause.NAME_PAUSED, "Jobs of its name are paused", "`redisjobs resume --name Work --queue ")
-    assert why.facts["since"] == (await queue.pauses()).names["Work"]
+    assert why.facts["since"] == (await queue.control.pauses()).names["Work"]
 
 
 @pytest.mark.parametrize("delay_ms", [0, 60_000])
 async def test_a_held_job_says_since_when(store: Store, queue: JobQueue, one: Consumer, delay_ms: int) -> None:
     await push(store, "a", due=After(delay_ms))
-    await queue.hold("a")
-    why = await queue.why("a")
+    await queue.control.hold("a")
+    why = await queue.control.why("a")
     caused(why, Cause.HELD, "It is held on", f"`redisjobs unhold a --queue {queue.name}`")
     assert why.facts["since"].timestamp() * 1000 == pytest.approx(store.clock(), abs=5000)
 
@@ -178,11 +183,11 @@ async def test_a_held_job_says_since_when(store: Store, queue: JobQueue, one: Co
 async def test_a_job_at_its_limit_names_those_that_run_under_it(
     store: Store, queue: JobQueue, one: Consumer
 ) -> None:
-    await queue.set_limit("Work", max_concurrency=1)
+    await queue.control.set_limit("Work", max_concurrency=1)
     await push(store, "runs", "first", "second", fields=("limit_key", "joe"))
     await claim(one)
 
-    why = await queue.why("second")
+    why = await queue.control.why("second")
 
     caused(why, Cause.LIMIT, "1 job of it runs, and 1 job starts before it", "`redisjobs limits set Work --queue")
     assert why.facts["running jobs"] == ["runs on w1"]
@@ -191,10 +196,10 @@ async def test_a_job_at_its_limit_names_those_that_run_under_it(
 
 async def test_a_job_at_its_rate_says_when_the_next_starts(store: Store, queue: JobQueue, one: Consumer) -> None:
     store.clock.advance(0)
-    await queue.set_limit("Work", rate="1/m")
+    await queue.control.set_limit("Work", rate="1/m")
     await push(store, "now", "next")
     await claim(one)
-    why = await queue.why("next")
+    why = await queue.control.why("next")
     caused(why, Cause.LIMIT, "the next may start at")
     assert why.facts["next start"].timestamp() * 1000 == pytest.approx(store.clock() + 60_000, abs=1000)
 
@@ -202,14 +207,14 @@ async def test_a_job_at_its_rate_says_when_the_next_starts(store: Store, queue: 
 async def test_without_a_worker_a_job_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a")
     store.age(60)
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(why, Cause.NO_WORKER, "is alive: the leases of 1 worker have ended", "`redisjobs worker MODULE:QUEUE`")
     assert why.facts["workers"] == ["w1"]
 
 
 async def test_a_name_without_a_handler_says_which_there_are(store: Store, queue: JobQueue, one: Consumer) -> None:
     await push(store, "a", name="Wrok")
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(why, Cause.NO_HANDLER, "has a handler for 'Wrok'; they have one for 'Work'")
     assert (why.facts["handlers"], why.facts["near names"]) == (["Other", "Work"], ["Work"])
 
@@ -219,7 +224,7 @@ async def test_workers_of_another_release_without_a_handler_are_named(
 ) -> None:
     await open_worker("old", version="0.0.1")
     await push(store, "a", name="New")
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(why, Cause.OTHER_RELEASE, f"All of them run redisjobs 0.0.1; this is {__version__}")
     assert why.facts["releases"] == ["0.0.1"]
 
@@ -232,7 +237,9 @@ async def test_a_job_on_its_last_delivery_waits_for_an_idle_worker(store: Store,
             await settle(first, lease, Release(refund=False))
         await push(store, "other")
         await claim(first)
-        caused(await queue.why("killer"), Cause.LAST_DELIVERY, "Its workers died, so it waits for a worker")
+        caused(
+            await queue.control.why("killer"), Cause.LAST_DELIVERY, "Its workers died, so it waits for a worker"
+        )
 
 
 async def test_a_running_job_says_where_since_when_and_how_long_its_name_usually_takes(
@@ -241,7 +248,7 @@ async def test_a_running_job_says_where_since_when_and_how_long_its_name_usually
     await push(store, "a")
     await claim(one)
     one.sync.change(Record("r", 1, {"Work": {"completed": 100, "run1000": 90, "run2000": 10}}, {}))
-    why = await queue.why("a")
+    why = await queue.control.why("a")
     caused(
         why,
         Cause.RUNNING,
@@ -256,7 +263,7 @@ async def test_a_cancelled_job_that_still_runs_says_so(store: Store, queue: JobQ
     await push(store, "a")
     await claim(one)
     await queue.cancel("a")
-    caused(await queue.why("a"), Cause.CANCELLING, "It was cancelled, and its handler has not stopped")
+    caused(await queue.control.why("a"), Cause.CANCELLING, "It was cancelled, and its handler has not stopped")
 
 
 async def test_a_cancelled_job_that_came_back_from_its_worker_says_who_ends_it(
@@ -268,7 +275,7 @@ async def test_a_cancelled_job_that_came_back_from_its_worker_says_who_ends_it(
     store.age(60)
     await take_over(await open_worker("w2"))
 
-    caused(await queue.why("a"), Cause.CANCELLING, "the worker that takes it next ends it")
+    caused(await queue.control.why("a"), Cause.CANCELLING, "the worker that takes it next ends it")
 
 
 async def test_a_job_of_a_silent_worker_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -276,7 +283,7 @@ async def test_a_job_of_a_silent_worker_says_so(store: Store, queue: JobQueue, o
     await claim(one)
     store.age(60)
     caused(
-        await queue.why("a"),
+        await queue.control.why("a"),
         Cause.WORKER_SILENT,
         "that worker was silent until its lease ended 45 s ago",
         "Start one",
@@ -287,7 +294,7 @@ async def test_a_dead_letter_says_how_many_died_of_the_same(store: Store, queue:
     await push(store, "a", "b", "c")
     for lease in await claim(one):
         await settle(one, lease, DeadLetter("failed", "ValueError: no", "", "ValueError", "0123456789ab"))
-    why = await queue.why("b")
+    why = await queue.control.why("b")
     caused(
         why,
         Cause.DEAD,
@@ -302,8 +309,8 @@ async def test_a_kept_job_says_how_it_ended(store: Store, queue: JobQueue, one: 
     await queue.cancel("unwanted")
     (lease,) = await claim(one)
     await settle(one, lease, Ack())
-    caused(await queue.why("done"), Cause.DONE, "It is done at ")
-    caused(await queue.why("unwanted"), Cause.CANCELLED, "It was cancelled at ")
+    caused(await queue.control.why("done"), Cause.DONE, "It is done at ")
+    caused(await queue.control.why("unwanted"), Cause.CANCELLED, "It was cancelled at ")
 
 
 async def test_a_job_whose_outcome_is_known_says_it(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -312,8 +319,8 @@ async def test_a_job_whose_outcome_is_known_says_it(store: Store, queue: JobQueu
     for lease in await claim(one):
         done = lease.job_id == "done"
         await settle(one, lease, Ack(result=Result(60_000, b"5")) if done else DeadLetter("failed", "no"))
-    await queue.delete("dead")
-    causes = [(await queue.why(each)).cause for each in ("done", "dead", "unwanted")]
+    await queue.control.delete("dead")
+    causes = [(await queue.control.why(each)).cause for each in ("done", "dead", "unwanted")]
     assert causes == [Cause.DONE, Cause.DEAD, Cause.CANCELLED]
 
 
@@ -321,14 +328,14 @@ async def test_a_job_that_left_no_trace_is_not_on_the_queue(store: Store, queue:
     await push(store, "a-made-up-id-of-18")
     (lease,) = await claim(one)
     await settle(one, lease, Ack())
-    caused(await queue.why("a-made-up-id-of-18"), Cause.GONE, "it ended within the last minute")
-    caused(await queue.why("other"), Cause.GONE, "it ended and left no trace, or never was there")
+    caused(await queue.control.why("a-made-up-id-of-18"), Cause.GONE, "it ended within the last minute")
+    caused(await queue.control.why("other"), Cause.GONE, "it ended and left no trace, or never was there")
 
 
 async def test_an_entry_of_the_inbox_says_so(redis_store: RedisStore) -> None:
     entry = redis_store.admin.xadd(f"{redis_store.prefix}inbox", {"name": "Work", "parameters": "{}"}).decode()
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
-        caused(await queue.why(entry), Cause.INBOX, "It is in the inbox")
+        caused(await queue.control.why(entry), Cause.INBOX, "It is in the inbox")
 
 
 async def test_a_unique_key_leads_to_the_job_that_holds_it(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -337,11 +344,11 @@ async def test_a_unique_key_leads_to_the_job_that_holds_it(store: Store, queue: 
         [NewJob("again", ["name", "Work", "parameters", "{}"], unique="joe")], repeated=False
     )
     assert handle[0].holder == "holder"
-    why = await queue.why(unique="joe")
+    why = await queue.control.why(unique="joe")
     caused(why, Cause.DELAYED, "Job holder holds the unique key 'joe', so a push with this key adds no job")
     assert why.job is not None
     assert why.job.job_id == "holder"
-    caused(await queue.why(unique="jim"), Cause.KEY_FREE, "the next push with it adds a job")
+    caused(await queue.control.why(unique="jim"), Cause.KEY_FREE, "the next push with it adds a job")
 
 
 async def test_a_unique_key_for_a_time_outlives_its_job(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -349,13 +356,13 @@ async def test_a_unique_key_for_a_time_outlives_its_job(store: Store, queue: Job
     await push(store, "a", unique="joe", unique_for_ms=60_000)
     (lease,) = await claim(one)
     await settle(one, lease, Ack())
-    caused(await queue.why(unique="joe"), Cause.KEY_LEFT, "`unique_for`, so the key stays for")
+    caused(await queue.control.why(unique="joe"), Cause.KEY_LEFT, "`unique_for`, so the key stays for")
 
 
 async def test_a_unique_key_whose_job_is_gone_is_for_the_doctor(redis_store: RedisStore) -> None:
     redis_store.admin.set(f"{redis_store.prefix}unique:joe", "gone")
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
-        why = await queue.why(unique="joe")
+        why = await queue.control.why(unique="joe")
     redis_store.admin.delete(f"{redis_store.prefix}unique:joe")
     caused(why, Cause.KEY_LEFT, "`redisjobs doctor --repair")
 
@@ -373,7 +380,7 @@ def test_a_unique_key_whose_job_ends_between_two_reads_is_free() -> None:
 async def test_one_job_is_asked_for_and_not_two_or_none(store: Store, queue: JobQueue) -> None:
     for arguments in ({}, {"job": "a", "unique": "k"}):
         with pytest.raises(ValueError, match="give a job or unique="):
-            await queue.why(**arguments)
+            await queue.control.why(**arguments)
 
 
 # What may be read decides how much is said
@@ -383,7 +390,7 @@ async def test_a_user_who_may_only_push_gets_what_the_job_itself_says(redis_stor
     await push(redis_store, "a")
     await redis_store.driver.aclose()
     with producer_of(redis_store) as queue:
-        why = queue.why("a")
+        why = queue.control.why("a")
     caused(why, Cause.NO_WORKER, "is alive")
 
 

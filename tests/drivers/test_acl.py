@@ -16,19 +16,10 @@ import redis
 from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
 from conftest import ENGINES, Servers
-from redisjobs import (
-    DriverError,
-    Fail,
-    Forbidden,
-    JobContext,
-    JobFailed,
-    JobQueue,
-    ResultNotKept,
-    Retry,
-    Worker,
-)
+from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, Retry, Worker
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.errors import Forbidden, ResultNotKept
 from redisjobs.local import server
 from redisjobs.model.changes import Cancel, Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.children import CancelChildren, FindChildren
@@ -547,30 +538,30 @@ async def observe(url: str, store: RedisStore) -> None:
 
 def look(queue: SyncJobQueue) -> None:
     assert [info.name for info in queue.schedules.list()] == ["nightly"]
-    assert queue.pauses().is_paused("") is False
-    assert queue.limits() == []
-    assert [worker.host for worker in queue.workers()] == ["h"]
-    assert queue.statistics(60)
-    assert queue.overview().names == []
-    counts = queue.counts()
+    assert queue.control.pauses().is_paused("") is False
+    assert queue.control.limits() == []
+    assert [worker.host for worker in queue.control.workers()] == ["h"]
+    assert queue.control.statistics(60)
+    assert queue.control.overview().names == []
+    counts = queue.control.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
     with closing(sync_side(queue.driver)) as driver:
         assert driver.read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
-    assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
-    assert [queue.why(job_id).facts.get("jobs before it") for job_id in "br"] == [0, 1]
-    assert queue.why("y").facts["dead letters of this kind"] == 2
-    assert queue.why(unique="of d").facts["job"] == "d"
-    assert "within the last minute" in queue.why("ended").sentence
+    assert [(group.count, group.job_id) for group in queue.control.dead_groups()] == [(2, "y")]
+    assert [queue.control.why(job_id).facts.get("jobs before it") for job_id in "br"] == [0, 1]
+    assert queue.control.why("y").facts["dead letters of this kind"] == 2
+    assert queue.control.why(unique="of d").facts["job"] == "d"
+    assert "within the last minute" in queue.control.why("ended").sentence
     with pytest.raises(JobFailed):
         queue.result("z", timeout=0)
     with pytest.raises(ResultNotKept):
         queue.result("never", timeout=0)
     for state, found in {State.READY: ["b", "r"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}.items():
-        assert [info.job_id for info in queue.scan(state, name="Add", text="a", older_than=0)] == found
+        assert [info.job_id for info in queue.control.scan(state, name="Add", text="a", older_than=0)] == found
     expected = {State.READY: ["b", "r"], State.RUNNING: ["x"], State.DELAYED: ["d"], State.DEAD: ["y", "z"]}
     for state, ids in expected.items():
-        assert [info.job_id for info in queue.jobs(state)] == ids
+        assert [info.job_id for info in queue.control.jobs(state)] == ids
         assert [(info and info.state) for info in map(queue.get, ids)] == [state] * len(ids)
 
 
@@ -594,23 +585,23 @@ async def operate(url: str, store: RedisStore) -> None:
         with telling(store, "cancel"):
             assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
         await die(store, "q")
-        assert queue.requeue("q")
+        assert queue.control.requeue("q")
         with telling(store, "due"), closing(sync_side(queue.driver)) as driver:
             assert driver.change(Requeue("z", After(60000))) is Reply.OK
         assert store.admin.zcard(f"{store.prefix}due") == 1
         with telling(store, "wish"):
-            assert queue.quiet_worker(queue.workers()[0]) is Reply.OK
-        assert queue.delete_all(name="Add") == 1
-        assert queue.cancel_all("delayed") == 1
+            assert queue.control.quiet_worker(queue.control.workers()[0]) is Reply.OK
+        assert queue.control.delete_all(name="Add") == 1
+        assert queue.control.cancel_all("delayed") == 1
         await pause_and_hold(queue, store)
         await put_flow(store)
         steer(queue, store)
-        assert [step.key for step in queue.steps("s")] == ["one"]
-        assert queue.requeue("s", from_step="one")
+        assert [step.key for step in queue.control.steps("s")] == ["one"]
+        assert queue.control.requeue("s", from_step="one")
         with telling_waiters(store):
             await end_by_a_cancel(queue, store)
-        queue.set_limit("Add", rate="5/s")
-        assert [info.rate for info in queue.limits()] == ["5/s"]
+        queue.control.set_limit("Add", rate="5/s")
+        assert [info.rate for info in queue.control.limits()] == ["5/s"]
         with telling(store, "schedules"):
             assert queue.schedules.pause("nightly")
         with telling(store, "schedules"):
@@ -623,19 +614,19 @@ async def operate(url: str, store: RedisStore) -> None:
 async def pause_and_hold(queue: SyncJobQueue, store: RedisStore) -> None:
     await push(store, "parked", "held")
     with telling(store, "paused"):
-        queue.pause()
-    queue.pause("Add")
-    assert queue.hold("held") is Reply.HELD
+        queue.control.pause()
+    queue.control.pause("Add")
+    assert queue.control.hold("held") is Reply.HELD
     with telling(store, "resumed"):
-        queue.resume()
+        queue.control.resume()
     async with consuming(store.driver, "w3") as worker:
         await worker.open()
         assert not (await worker.exchange([], 9)).leases
         with telling(store, "released"):
-            queue.resume("Add")
+            queue.control.resume("Add")
         leases = [*(await worker.exchange([], 9)).leases]
         with telling(store, "released"):
-            assert queue.unhold("held")
+            assert queue.control.unhold("held")
         leases += (await claim(worker)).leases
         await worker.exchange([(lease, Ack()) for lease in leases], None)
     assert [lease.job_id for lease in leases] == ["q", "parked", "held"]
@@ -662,7 +653,7 @@ async def diagnose(url: str, store: RedisStore) -> None:
     store.admin.set(f"{prefix}unique:left", "gone")
     store.admin.xadd(f"{prefix}dead", {"id": "added", "reason": "x"})
     with telling(store, "released"), SyncJobQueue(url, store.queue_name) as queue:
-        found = queue.doctor(repair=True)
+        found = queue.control.doctor(repair=True)
     assert [each for each in found if each.level is Level.UNKNOWN] == []
     lost = {"stranded", "unlocated", "no due time", "line", "unique", "worker"}
     wanted = lost | {"ghost", "due", "group", "held", "share"}
@@ -742,7 +733,7 @@ async def test_on_a_cluster_each_user_needs_one_word_more(cluster_store: RedisSt
     rule = documented_rule(role, cluster_store.queue_name)
     async with as_user(cluster_store, rule) as url:
         with SyncJobQueue(url, cluster_store.queue_name) as queue, pytest.raises(Forbidden, match="cluster"):
-            queue.counts()
+            queue.control.counts()
     async with as_user(cluster_store, [*rule, ON_A_CLUSTER]) as url:
         await ROLES[role](url, cluster_store)
 
@@ -765,9 +756,9 @@ async def test_a_user_of_sentinels_can_find_the_master_and_hear_of_failovers(
         with SyncJobQueue(f"redis+sentinel://{credentials}@{at}", queue_name) as queue:
             if lacks in ASKS_SENTINELS:
                 with pytest.raises(Forbidden, match=f"{server.HOST}:{sentinel.port}"):
-                    queue.counts()
+                    queue.control.counts()
                 return
-            queue.counts()
+            queue.control.counts()
 
             def hears() -> bool:
                 return b"user=finder" in ask(sentinel, "CLIENT", "LIST", "TYPE", "PUBSUB")
@@ -832,8 +823,8 @@ async def test_a_worker_by_its_rule_runs_retries_buries_and_stops(engine_store: 
                 held_id = (await producer.push(Add(4))).id
                 await held.wait()
                 worker.stop()
-            counts = await producer.counts()
-            assert (await producer.jobs("ready"))[0].job_id == held_id
+            counts = await producer.control.counts()
+            assert (await producer.control.jobs("ready"))[0].job_id == held_id
         await queue.aclose()
 
     totals = {name: counts.totals.get(name) for name in ("completed", "retried", "dead", "released")}
@@ -881,8 +872,15 @@ async def test_an_observer_that_would_change_something_is_refused_and_writes_not
     before = contents(store)
 
     async with as_user(store, documented_rule("observer", store.queue_name)) as url:
-        with SyncJobQueue(url, store.queue_name) as queue, pytest.raises(DriverError, match=FORBIDDEN):
-            queue.push(Add(1)) if verb == "push" else getattr(queue, verb)("r" if verb == "cancel" else "z")
+        with SyncJobQueue(url, store.queue_name) as queue:
+            acts: dict[str, Callable[[], object]] = {
+                "push": lambda: queue.push(Add(1)),
+                "cancel": lambda: queue.cancel("r"),
+                "requeue": lambda: queue.control.requeue("z"),
+                "delete": lambda: queue.control.delete("z"),
+            }
+            with pytest.raises(DriverError, match=FORBIDDEN):
+                acts[verb]()
         with redis.Redis.from_url(url) as raw, pytest.raises(redis.exceptions.NoPermissionError):
             raw.xadd(store.stream(), {"name": "Add"})
 
@@ -924,7 +922,7 @@ async def test_a_worker_can_not_push(engine_store: RedisStore) -> None:
 CALLS: dict[str, Callable[[SyncJobQueue], Any]] = {
     "push": lambda queue: queue.push(Add(1)),
     "get": lambda queue: queue.get("a"),
-    "counts": lambda queue: queue.counts(),
+    "counts": lambda queue: queue.control.counts(),
     "cancel": lambda queue: queue.cancel("a"),
 }
 

@@ -182,9 +182,9 @@ async def test_a_sync_call_that_ends_after_the_close_leaves_no_connection_open(
     proxy, url = slow
     with SyncJobQueue(url, redis_store.queue_name) as queue:
         target = queue.driver.target  # type: ignore[attr-defined]
-        await anyio.to_thread.run_sync(queue.counts)
+        await anyio.to_thread.run_sync(queue.control.counts)
         proxy.delay(0.03)
-        counting = threading.Thread(target=queue.counts)
+        counting = threading.Thread(target=queue.control.counts)
         counting.start()
         await eventually(lambda: queue._store._connections.idle.empty())  # type: ignore[attr-defined]
         queue.close()

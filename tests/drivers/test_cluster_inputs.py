@@ -207,7 +207,7 @@ async def test_a_cluster_of_one_address_that_lacks_commands_runs_jobs_and_the_do
     await run_jobs(url, queue_name)
     with SyncJobQueue(url, queue_name) as queue:
         queue.push(Add(1))
-        found = queue.doctor()
+        found = queue.control.doctor()
     assert [each.sentence for each in found if each.level is Level.ERROR] == [
         "No worker is alive, and 1 job waits."
     ]

@@ -17,17 +17,9 @@ import pytest
 from store import RedisStore
 
 import redisjobs.sync
-from redisjobs import (
-    DriverError,
-    Forbidden,
-    JobQueue,
-    QueueFull,
-    ServerTooOld,
-    Unavailable,
-    Worker,
-    WrongType,
-)
+from redisjobs import DriverError, JobQueue, Unavailable, Worker
 from redisjobs.drivers.redis.driver import RedisDriver, SyncRedisDriver
+from redisjobs.errors import Forbidden, QueueFull, ServerTooOld, WrongType
 from redisjobs.local import server
 from redisjobs.model.driver import Notification
 from redisjobs.model.queries import Find
@@ -127,7 +119,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "push": lambda queue: queue.push(Add(1)),
     "push_many": lambda queue: queue.push_many([Add(1)]),
     "get": lambda queue: queue.get("a"),
-    "counts": lambda queue: queue.counts(),
+    "counts": lambda queue: queue.control.counts(),
     "cancel": lambda queue: queue.cancel("a"),
 }
 

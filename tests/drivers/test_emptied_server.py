@@ -141,7 +141,7 @@ async def test_a_limit_holds_after_the_server_was_restarted_with_data_from_befor
     own: server.Server, admin: Any, queue_name: str
 ) -> None:
     old = JobQueue(own.url, queue_name)
-    await old.set_limit("Import", max_concurrency=10)
+    await old.control.set_limit("Import", max_concurrency=10)
     await Worker(old).run(until_idle=True)
     admin.save()
     async with at_work(own, admin, queue_name) as fleet:
@@ -164,7 +164,7 @@ async def test_a_worker_that_was_merely_fenced_leaves_a_limit_that_was_set_since
         (worker,) = fleet.workers
         if registers:
             fleet.queues[-1].job(name="Late", max_concurrency=5)(lambda: None)
-        await fleet.queue.set_limit("Import", max_concurrency=3)
+        await fleet.queue.control.set_limit("Import", max_concurrency=3)
         admin.hset(f"{fleet.prefix}retention", "completed", "- 9")
         was = worker.worker_id
         admin.delete(f"{fleet.prefix}worker:{was}")  # as after its lease, and the time for which it is remembered

@@ -127,7 +127,7 @@ async def test_a_driver_takes_an_option_of_a_push_unless_the_table_says_that_it_
         except Unsupported:
             is_refused = True
         except DriverError:  # the tests' user may not wait for replicas; the job is pushed
-            assert await queue.jobs()
+            assert await queue.control.jobs()
 
     (row,) = (row for row in FEATURES if option in quoted(row[-1]))
     assert is_refused is row[HEAD.index(driver)].endswith("refused")

@@ -215,12 +215,12 @@ async def test_on_a_full_server_jobs_that_push_others_wait_and_the_rest_goes_on(
         await eventually(lambda: "waits until it has room" in caplog.text)
         await eventually(lambda: sorted(bench.ran) == [0, 1, 2])
         with anyio.fail_after(5):
-            while (counts := await queue.counts()).totals["completed"] != 3:  # noqa: ASYNC110
+            while (counts := await queue.control.counts()).totals["completed"] != 3:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         assert counts.running == 1
         bench.make_room()
         with anyio.fail_after(5):  # and not only until it has run: that was in a thread
-            while (await queue.counts()).totals["completed"] != 5:  # noqa: ASYNC110
+            while (await queue.control.counts()).totals["completed"] != 5:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
 
@@ -260,6 +260,6 @@ async def test_what_running_jobs_save_waits_for_room_and_what_they_emit_and_repo
             worker.stop()
 
     assert saved == ["x" * 1000]
-    assert (await bench.queue.counts()).totals["completed"] == 3
+    assert (await bench.queue.control.counts()).totals["completed"] == 3
     assert sum("out of memory: what jobs" in record.message for record in caplog.records) == 1
     assert sum("chunks that it has emitted are lost" in record.message for record in caplog.records) == 1

@@ -401,9 +401,9 @@ async def test_the_script_that_claims_reads_no_more_large_jobs_than_make_up_1_mb
     bench: Bench, hidden: str, restriction: str
 ) -> None:
     if restriction == "a limit":
-        await bench.queue.set_limit("Other", max_concurrency=1)
+        await bench.queue.control.set_limit("Other", max_concurrency=1)
     elif restriction == "a pause":
-        await bench.queue.pause("Other")
+        await bench.queue.control.pause("Other")
     small = 10 if hidden == "behind small ones" else 0
     await bench.queue.push_many(Work() for _ in range(small))
     await push_large(bench, 20)
@@ -417,7 +417,7 @@ async def test_the_script_that_claims_reads_no_more_large_jobs_than_make_up_1_mb
 
 
 async def test_a_claim_of_a_paused_name_reads_no_more_large_jobs_than_make_up_1_mb(bench: Bench) -> None:
-    await bench.queue.pause("Work")
+    await bench.queue.control.pause("Work")
     await push_large(bench, 20)
 
     async with bench.consumers(1) as (consumer,):
@@ -519,7 +519,7 @@ async def test_jobs_that_were_read_as_a_name_was_paused_are_looked_at_by_1_mb_a_
         await consumer.exchange([], 50)
         await push_large(bench, 20)
         await consumer.exchange([], 0)
-        await bench.queue.pause("Other")
+        await bench.queue.control.pause("Other")
         with bench.counted() as counts:
             leases = (await consumer.exchange([], 50)).leases
         await consumer.release(refund=True, watch=False)
@@ -739,7 +739,7 @@ async def test_settled_in_steps_a_job_that_pushes_one_id_twice_and_then_meets_la
     assert (answer.replies, answer.added) == ([Reply.OK], {0: [True, *[False] * 10]})
     large = bench.store.admin.xrange(bench.store.stream())
     assert sum(len(fields[b"parameters"]) > LARGE for _, fields in large) == 10
-    assert (await bench.queue.counts()).totals["replaced"] == 0
+    assert (await bench.queue.control.counts()).totals["replaced"] == 0
 
 
 @asynccontextmanager
@@ -850,7 +850,7 @@ async def run_large(bench: Bench, consumer: Consumer, jobs: int) -> None:
 async def test_limits_read_1_mb_of_the_large_jobs_that_run_and_of_the_others_only_their_places(
     bench: Bench,
 ) -> None:
-    await bench.queue.set_limit("Work", max_concurrency=100)
+    await bench.queue.control.set_limit("Work", max_concurrency=100)
     async with bench.consumers(1) as (consumer,):
         await run_large(bench, consumer, 20)
         found = await bench.store.driver.read(FindLimits())
@@ -868,20 +868,20 @@ async def test_a_new_limit_counts_4_mb_of_large_jobs_that_run(bench: Bench) -> N
     async with bench.consumers(1) as (consumer,):
         await run_large(bench, consumer, 30)
         with bench.counted() as counts:
-            await bench.queue.set_limit("Work", max_concurrency=100)
+            await bench.queue.control.set_limit("Work", max_concurrency=100)
         await consumer.release(refund=True, watch=False)
 
     assert counts["xrange"] == 21
 
 
 async def test_large_parked_jobs_are_handed_back_by_1_mb_a_call(bench: Bench) -> None:
-    await bench.queue.pause("Work")
+    await bench.queue.control.pause("Work")
     await push_large(bench, 20)
     async with bench.consumers(1) as (consumer,):
         while (await consumer.exchange([], 500)).more:
             pass
         with bench.counted() as counts:
-            await bench.queue.resume("Work")
+            await bench.queue.control.resume("Work")
 
     assert {name for _, name, _ in bench.store.pending()} == {"released"}
     assert counts["evalsha"] == 1 + LOOKS
@@ -978,7 +978,7 @@ async def test_very_many_consumers_are_listed_by_the_client_and_not_by_a_script_
         with bench.counted() as counts:
             counted = await bench.store.driver.read(Count())
         with SyncJobQueue(bench.store.url, bench.store.queue_name) as queue:
-            assert queue.counts() == counted
+            assert queue.control.counts() == counted
         reclaimed = await consumer.reclaim(others=True)
         found = [await bench.store.driver.read(FindLimits())]
         while found[-1].after:

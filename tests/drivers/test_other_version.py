@@ -26,8 +26,8 @@ ASKS: dict[str, Callable[[JobQueue], Awaitable[object]]] = {
     "push_many": lambda queue: queue.push_many([{}] * 100, "Work"),
     "get": lambda queue: queue.get("a"),
     "cancel": lambda queue: queue.cancel("a"),
-    "pause": lambda queue: queue.pause(),
-    "counts": lambda queue: queue.counts(),
+    "pause": lambda queue: queue.control.pause(),
+    "counts": lambda queue: queue.control.counts(),
     "declare": lambda queue: queue.driver.change(Declare("c0ffee", done=True)),
     "worker": lambda queue: Worker(queue).run(until_idle=True),
 }
@@ -139,17 +139,17 @@ async def test_a_worker_takes_over_the_jobs_of_the_version_before_once_no_worker
     await Worker(queue).run(until_idle=True)
 
     assert before.admin.hget(f"{before.prefix}layout", "version") == str(LAYOUT).encode()
-    (dead,) = [job async for job in queue.scan(State.DEAD)]
-    await queue.requeue(dead.job_id)
+    (dead,) = [job async for job in queue.control.scan(State.DEAD)]
+    await queue.control.requeue(dead.job_id)
     await Worker(queue).run(until_idle=True)
-    assert (await queue.counts()).totals["completed"] == 4
+    assert (await queue.control.counts()).totals["completed"] == 4
 
 
 async def test_the_sync_face_refuses_it_as_well(old: RedisStore) -> None:
     before = old.contents()
     with sync.JobQueue(old.url, old.queue_name) as queue:
         queue.job(name="Work")(lambda: None)
-        for ask in (lambda: queue.push({}, "Work"), queue.counts):
+        for ask in (lambda: queue.push({}, "Work"), queue.control.counts):
             with pytest.raises(DriverError, match="of version 2"):
                 await anyio.to_thread.run_sync(ask)
 
@@ -198,7 +198,7 @@ async def test_a_worker_takes_a_queue_of_an_older_version_over_once_it_holds_no_
     assert old.admin.hget(f"{old.prefix}layout", "version") == str(LAYOUT).encode()
     assert (await queue.push({}, "Work")).added
     await Worker(queue).run(until_idle=True)
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
     make_orderly(old)
 
 
@@ -222,9 +222,9 @@ async def test_a_queue_that_is_taken_over_keeps_its_schedules_limits_retention_a
     assert not any(each.error for each in found.values())
     assert await queue.schedules.remove("Work")
     await queue.schedules.put("new", {}, Schedule.every(60), job="Work")
-    assert [limit.name for limit in await queue.limits()] == ["Work"]
+    assert [limit.name for limit in await queue.control.limits()] == ["Work"]
     assert scheduled.admin.hget(f"{scheduled.prefix}retention", "completed") == b"- 7"
-    pauses = await queue.pauses()
+    pauses = await queue.control.pauses()
     assert (pauses.since is not None, list(pauses.names)) == (True, ["Other"])
 
 

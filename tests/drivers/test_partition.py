@@ -105,7 +105,7 @@ async def test_a_handler_that_ends_while_cut_off_settles_nothing_later(
         proxied.black_hole(False)
         proxied.drop_all()
         await eventually(lambda: network.says(caplog, job_id))
-        counts = await network.other.queue.counts()
+        counts = await network.other.queue.control.counts()
         await network.end()
 
     assert (network.cut_off.came_to, network.other.came_to) == ("done", "done")
@@ -128,7 +128,7 @@ async def test_a_settlement_sent_while_the_other_still_runs_the_job_takes_nothin
         ((_, holder, deliveries),) = redis_store.pending()
         network.other.may_end.set()
         await eventually(lambda: redis_store.located() == {})
-        counts = await network.other.queue.counts()
+        counts = await network.other.queue.control.counts()
         await network.end()
 
     assert (holder.partition(":")[0], deliveries) == ("other", 2)
@@ -147,7 +147,7 @@ async def test_a_handler_that_still_runs_when_its_worker_is_back_is_cancelled_an
         await eventually(lambda: network.cut_off.came_to)
         network.other.may_end.set()
         await eventually(lambda: redis_store.located() == {})
-        counts = await network.other.queue.counts()
+        counts = await network.other.queue.control.counts()
         await network.end()
 
     assert (network.cut_off.came_to, network.other.came_to) == ("cancelled", "done")
@@ -245,12 +245,12 @@ async def test_a_worker_whose_cable_is_pulled_for_longer_than_its_lease_settles_
             await eventually(lambda: other.poll() is not None, within=20)
             fleet.push("after")
             await eventually(lambda: fleet.labels("end") == {"a": 2, "after": 1}, within=20)
-            await eventually(lambda: fleet.queue.counts().totals.get("completed") == 2, within=20)
+            await eventually(lambda: fleet.queue.control.counts().totals.get("completed") == 2, within=20)
             *before, (label, anew, attempt, deliveries) = fleet.recording("end")
             assert before == [["a", "cut-off", "1", "1"], ["a", "other", "1", "2"]]
             assert (label, anew, attempt, deliveries) == ("after", "cut-off", "1", "1")
             assert b"this worker is now cut-off:" in (tmp_path / "log").read_bytes()
-            assert not any(fleet.queue.jobs(state) for state in State)
+            assert not any(fleet.queue.control.jobs(state) for state in State)
             assert cut_off.poll() is None
         finally:
             fleet.end()

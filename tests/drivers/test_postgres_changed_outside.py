@@ -10,10 +10,10 @@ import pytest
 from databases import Owned
 from postgres_store import PostgresStore
 
-from redisjobs import Forbidden, JobName, JobQueue, Unavailable, Worker
+from redisjobs import JobName, JobQueue, Unavailable, Worker
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions, schema
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, Forbidden
 from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.health import Audit
 from redisjobs.model.job import Priority
@@ -40,7 +40,7 @@ async def test_a_reader_audits_and_repairs_nothing(owned: Owned) -> None:
     columns = "queue, id, ending, value_until_ms, until_ms"
     owned.run(f"insert into redisjobs.results ({columns}) values ('emails', 'a', '', 1, 1)")
     async with JobQueue(owned.url_of(owned.role("reader")), name="emails") as queue:
-        found = {each.check: each.level for each in await queue.doctor()}
+        found = {each.check: each.level for each in await queue.control.doctor()}
         assert "overdue" in found
         with pytest.raises(Forbidden, match="'operator'"):
             await queue.driver.change(Audit("results ", repair=True))
@@ -191,5 +191,5 @@ async def test_tables_that_are_published_keep_old_rows_whole_and_only_those(data
             await queue.driver.change(Tidy())
             assert admin.execute(identities).fetchall() == [("f",)]
         await Worker(queue).run(until_idle=True)
-        counts = await queue.counts()
+        counts = await queue.control.counts()
     assert counts.totals["completed"] == 2

@@ -289,7 +289,7 @@ async def test_many_calls_of_one_loop_share_few_connections(named: PostgresStore
 
 async def test_a_closed_driver_has_no_sessions(named: PostgresStore) -> None:
     async with JobQueue(named.driver, named.queue_name) as queue:
-        await queue.pause()
+        await queue.control.pause()
         assert sessions(named)
     await eventually(lambda: not sessions(named))
 

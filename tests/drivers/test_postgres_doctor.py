@@ -47,7 +47,7 @@ async def queue(postgres_store: PostgresStore) -> AsyncIterator[JobQueue]:
 
 
 async def faults_of(queue: JobQueue, *, repair: bool = False) -> dict[str, Finding]:
-    found = {each.check: each for each in await queue.doctor(repair=repair) if each.check in DATA}
+    found = {each.check: each for each in await queue.control.doctor(repair=repair) if each.check in DATA}
     if [each.level for each in found.values()] == [Level.OK]:
         return {}
     return found
@@ -114,10 +114,10 @@ async def test_what_is_only_odd_is_no_fault(postgres_store: PostgresStore, queue
         "insert into redisjobs.rules (queue, kind, name, since_ms) values (%s, 'held', 'later', 1)",
     ):
         postgres_store.admin.execute(statement.encode(), (postgres_store.queue_name,))
-    await queue.pause("Work")
+    await queue.control.pause("Work")
     postgres_store.admin.execute(FAULTY["parked"], {"q": postgres_store.queue_name})
     assert await faults_of(queue) == {}
-    await queue.resume("Work")
+    await queue.control.resume("Work")
     assert await faults_of(queue) == {}
     postgres_store.rows("delete from redisjobs.uniques where queue = %s and key = 'left' returning key")
 
@@ -126,7 +126,7 @@ async def test_an_audit_looks_at_each_job_once_in_steps(postgres_store: Postgres
     for start in range(0, 1200, 400):
         await push(postgres_store, *(str(number) for number in range(start, start + 400)))
     seen: list[tuple[int, int]] = []
-    await queue.doctor(progress=lambda done, total: seen.append((done, total)))
+    await queue.control.doctor(progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (1200 + 8 + 1 + 3 + 2 + 2,) * 2
     # jobs, a unique key, those with steps, a group and its child that has an id, a worker and its beat

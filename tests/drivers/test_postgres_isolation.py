@@ -63,7 +63,7 @@ async def test_a_queue_works_where_transactions_have_another_isolation_and_chang
         with sync.JobQueue(database, "sums") as producer:
             await anyio.to_thread.run_sync(lambda: producer.push({"a": 50}, Add))
         await Worker(queue).run(until_idle=True)
-        assert (await queue.counts()).totals["completed"] == 51
+        assert (await queue.control.counts()).totals["completed"] == 51
         connections = queue.driver._loop().connections.all  # type: ignore[attr-defined]
         assert [await each.ask(SET) for each in connections] == [[]] * len(connections)
 

@@ -309,7 +309,7 @@ async def test_a_key_whose_job_is_gone_is_free_and_no_fault_and_tidying_deletes_
     assert (await store.driver.read(Ahead(key="key"))).job_id == ""
     assert await push(store, job("d", unique="key")) == [OK]
     async with JobQueue(store.another(), store.queue_name) as queue:
-        assert {each.check for each in await queue.doctor() if each.check == "unique"} == set()
+        assert {each.check for each in await queue.control.doctor() if each.check == "unique"} == set()
     await tidy(store)
     rows = [("c", "c"), ("key", "d"), ("start", "start"), ("window", "window")]
     assert store.rows(ROWS) == rows

@@ -133,11 +133,11 @@ async def test_changes_of_many_jobs_leave_those_that_an_open_transaction_replace
             unique = f"key-{number}"
             await queue.push({}, Told, within=connection, unique=unique, delay=7200, on_conflict="replace")
 
-        assert await queue.hold_all("delayed") == 20
-        assert await queue.cancel_all("delayed") == 20
+        assert await queue.control.hold_all("delayed") == 20
+        assert await queue.control.cancel_all("delayed") == 20
 
         await connection.commit()
-        assert await queue.cancel_all("delayed") == 80
+        assert await queue.control.cancel_all("delayed") == 80
 
 
 @pytest.mark.parametrize(

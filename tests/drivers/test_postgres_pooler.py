@@ -92,7 +92,7 @@ async def test_a_queue_works_through_a_pooler_in_transaction_mode(
             async with await psycopg.AsyncConnection.connect(pooled, prepare_threshold=None) as connection:
                 within = await queue.push({"number": 8}, Double, within=connection)
             assert await queue.result(within) == 16
-        counts = await queue.counts()
+        counts = await queue.control.counts()
         worker.stop()
     assert (counts.running, counts.totals["completed"]) == (0, 303)
     said = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from databases import Postgres
 
-from redisjobs import DriverError, Forbidden, QueueFull, ServerTooOld, Unavailable
+from redisjobs import DriverError, Unavailable
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres.checks import check
 from redisjobs.drivers.postgres.errors import Locked, Refused, as_ours
 from redisjobs.drivers.postgres.target import Target
+from redisjobs.errors import Forbidden, QueueFull, ServerTooOld
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import NewJob
 

@@ -16,11 +16,12 @@ from databases import Owned, Postgres
 from psycopg import sql
 from store import eventually
 
-from redisjobs import Forbidden, JobQueue, Schedule, Worker
+from redisjobs import JobQueue, Schedule, Worker
 from redisjobs.cli.app import make
 from redisjobs.control.relay.relay import Relay
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions, schema
+from redisjobs.errors import Forbidden
 from redisjobs.model.changes import Pause, Resume, Tidy
 from redisjobs.model.queries import Count
 
@@ -53,7 +54,7 @@ async def worked(queue: JobQueue) -> None:
 
 
 async def listed(queue: JobQueue) -> None:
-    await queue.jobs()
+    await queue.control.jobs()
 
 
 async def cancelled(queue: JobQueue) -> None:
@@ -61,8 +62,8 @@ async def cancelled(queue: JobQueue) -> None:
 
 
 async def paused(queue: JobQueue) -> None:
-    await queue.pause("nothing")
-    await queue.resume("nothing")
+    await queue.control.pause("nothing")
+    await queue.control.resume("nothing")
 
 
 DEEDS: dict[str, Callable[[JobQueue], Awaitable[None]]] = {

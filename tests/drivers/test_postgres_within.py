@@ -67,8 +67,8 @@ async def test_the_first_push_within_a_transaction_goes_on_though_the_queues_own
     name = f"{database}?application_name=producer"
     async with JobQueue(name, "sums") as queue, await psycopg.AsyncConnection.connect(database) as connection:
         with redisjobs.sync.JobQueue(name, "sums") as sync_queue, psycopg.connect(database) as sync_connection:
-            await queue.counts()
-            sync_queue.counts()
+            await queue.control.counts()
+            sync_queue.control.counts()
             ended = await connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'producer'"
             )

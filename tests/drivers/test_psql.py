@@ -86,7 +86,7 @@ def live(postgres: Any) -> Iterator[str]:
         run.options(job_id="invoice-42").push()
         run.options(job_id="invoice-43", delay=3600).push()
         queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=queue.definition("Run").name)
-        queue.pause("Break")
+        queue.control.pause("Break")
         portal.call(wait, url)
         yield url
         ended.set()

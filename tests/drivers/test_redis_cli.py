@@ -234,8 +234,8 @@ def put_in_line(queue: JobQueue) -> None:
     queue.push({}, run, unique="jim", delay=3600)
     replacing = queue.prepare({}, run, unique="jim", delay=7200, on_conflict="replace")
     queue.push_many([replace(replacing, job_id="invoice-45")])
-    queue.hold("invoice-43")
-    queue.pause("Break")
+    queue.control.hold("invoice-43")
+    queue.control.pause("Break")
 
 
 def samples(url: str) -> dict[str, str]:

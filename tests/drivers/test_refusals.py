@@ -941,14 +941,14 @@ async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_c
     await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
     store.admin.hset(f"{store.prefix}delayed", "bad", text)
     async with JobQueue(store.url, store.queue_name) as queue:
-        listed = await queue.jobs("delayed")
+        listed = await queue.control.jobs("delayed")
         looked_up = await queue.get("bad")
 
         assert [each.job_id for each in listed] == ["bad", "good"]
         assert looked_up == listed[0]
         assert "changed outside redisjobs" in listed[0].error
         assert await queue.cancel("bad") is Reply.CANCELLED
-        assert [each.job_id for each in await queue.jobs("delayed")] == ["good"]
+        assert [each.job_id for each in await queue.control.jobs("delayed")] == ["good"]
 
 
 @pytest.mark.parametrize("score", [math.inf, -math.inf, 1e300])
@@ -957,7 +957,7 @@ async def test_a_due_time_may_be_any_number(scene: Scene, score: float) -> None:
     await store.driver.push([job("odd", due=After(1000))], repeated=False)
     store.admin.zadd(f"{store.prefix}due", {store.admin.zrange(f"{store.prefix}due", 0, 0)[0]: score})
     async with JobQueue(store.url, store.queue_name) as queue:
-        (listed,) = await queue.jobs("delayed")
+        (listed,) = await queue.control.jobs("delayed")
 
     answer = await scene.worker.exchange([], 9)
 

@@ -52,7 +52,7 @@ def test_a_push_that_fills_the_server_up_is_no_refused_one(
         (refused,) = caught.value.jobs
         assert pushed
         assert queue.get(refused.job_id) is None
-        assert queue.counts().ready[Priority.NORMAL] == 1 + len(pushed)
+        assert queue.control.counts().ready[Priority.NORMAL] == 1 + len(pushed)
 
 
 def test_a_push_that_adds_nothing_waits_for_what_another_connection_has_written(
@@ -94,7 +94,7 @@ def test_without_replicas_jobs_are_on_the_queue_when_the_push_fails(redis_store:
         with pytest.raises(Unavailable) as caught:
             queue.push_many(jobs)
         assert [*caught.value.jobs] == jobs
-        assert queue.counts().ready[Priority.NORMAL] == 2
+        assert queue.control.counts().ready[Priority.NORMAL] == 2
     with JobQueue("memory://", redis_store.queue_name) as queue:
         assert queue.push(Carry(), replicas=500).added
 

@@ -118,7 +118,7 @@ async def test_a_worker_of_a_queue_with_a_retention_stores_it_and_one_without_le
     for retention in (None, said, None):
         queue = make(redis_store.url, redis_store.queue_name, retention=retention)
         await Worker(queue).run(until_idle=True)
-        await queue.disconnect()
+        await queue._disconnect()
         assert retention is not None or stored() in (
             {},
             {b"completed": b"3600000 -", b"cancelled": b"- 5", b"dead": b"- -"},

@@ -273,6 +273,6 @@ def test_a_migration_that_older_releases_do_not_know_ends_their_calls_and_one_th
         redisjobs.sync.JobQueue(database, "q") as queue,
         pytest.raises(DriverError, match="run `redisjobs migrate"),
     ):
-        queue.counts()
+        queue.control.counts()
     with pytest.raises(OtherVersion, match="has version 9000, and this release knows versions up to"):
         list(migrate(database))

@@ -135,14 +135,14 @@ class Load:
         while not self.is_over:
             handle = await queue.push(Carry(), keep_result=60)
             # The old master may have kept the result alone.
-            with suppress(redisjobs.ResultNotKept):
+            with suppress(redisjobs.errors.ResultNotKept):
                 await handle.result(timeout=10)
                 self.waited["result"] += 1
 
     async def watch(self, queue: JobQueue) -> None:
         while not self.is_over:
             handle = await queue.push(Report(), keep_result=60)
-            with anyio.fail_after(15), suppress(redisjobs.ResultNotKept):
+            with anyio.fail_after(15), suppress(redisjobs.errors.ResultNotKept):
                 async for _ in handle.watch():
                     pass
                 self.waited["watch"] += 1
@@ -273,7 +273,7 @@ async def test_a_push_for_replicas_fails_while_they_lack_it_and_its_repetition_a
         send(replicas[0], signal.SIGCONT)
         (handle,) = await queue.push_many(caught.value.jobs)
         assert (handle.id, handle.added) == ("mine", True)
-        assert (await queue.counts()).ready[Priority.NORMAL] == 3
+        assert (await queue.control.counts()).ready[Priority.NORMAL] == 3
     assert ask(replicas[0], "HEXISTS", f"redisjobs:{{{queue_name}}}:jobs", "mine") == 1
 
 

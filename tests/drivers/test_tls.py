@@ -129,7 +129,7 @@ async def test_jobs_are_pushed_and_run_and_workers_beat_through_tls(tls: Tls, qu
             renewed.set()
             await eventually(lambda: seen == [1, 2])
             worker.stop()
-        assert happened(await queue.counts()) == {"pushed": 2, "completed": 2}
+        assert happened(await queue.control.counts()) == {"pushed": 2, "completed": 2}
 
     assert seen == [1, 2]
 
@@ -209,7 +209,7 @@ async def test_a_connection_that_failed_ends_without_waiting_for_the_servers_sid
 
 
 async def answer_of(queue: Any) -> object:
-    counts = queue.counts()
+    counts = queue.control.counts()
     return await counts if isinstance(queue, JobQueue) else counts
 
 
@@ -322,4 +322,4 @@ async def push_and_run(where: Any, queue_name: str) -> None:
             tasks.start_soon(worker.run)
             assert await queue.run(Add(7), timeout=10) == 7
             worker.stop()
-        assert happened(await queue.counts()) == {"pushed": 2, "completed": 2}
+        assert happened(await queue.control.counts()) == {"pushed": 2, "completed": 2}

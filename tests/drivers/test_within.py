@@ -270,7 +270,8 @@ settings.configure(DATABASES={"default": postgres, "other": sqlite})
 import django
 django.setup()
 from django.db import connection, connections, transaction
-from redisjobs import JobName, NoTransaction
+from redisjobs import JobName
+from redisjobs.errors import NoTransaction
 from redisjobs.sync import JobQueue
 
 queue, add = JobQueue("redis://127.0.0.1:1/0", "q"), JobName("Add", dict)

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from test_within import NOWHERE, Add, engine, rows
 
-from redisjobs import Forbidden, JobQueue, NoTransaction, sync
+from redisjobs import JobQueue, sync
+from redisjobs.errors import Forbidden, NoTransaction
 from redisjobs.model.driver import OtherVersion
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

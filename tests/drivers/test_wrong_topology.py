@@ -75,9 +75,9 @@ def test_of_nodes_that_disagree_none_gets_a_job_until_they_agree(cluster: Cluste
     assert [isinstance(each, Unavailable) and f" {slot} {HOST}:" in str(each) for each in said] == [True, True]
     for url in urls:
         with SyncJobQueue(url, queue_name) as queue:
-            assert queue.counts().ready[Priority.NORMAL] == 0
+            assert queue.control.counts().ready[Priority.NORMAL] == 0
             queue.push(Add(1))
-            assert queue.cancel_all("ready") == 1
+            assert queue.control.cancel_all("ready") == 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from store import (
 )
 
 import redisjobs.events
-from redisjobs import Fail, JobQueue, QueueFull, Snooze, Worker, sync
+from redisjobs import Fail, JobQueue, Snooze, Worker, sync
+from redisjobs.errors import QueueFull
 from redisjobs.events import (
     Event,
     Events,
@@ -129,15 +130,15 @@ async def test_what_a_call_did_to_jobs_is_told_and_what_it_did_not_is_not(queue:
     await Worker(queue).run(until_idle=True)
     await queue.push_many([queue.prepare(Work(), job_id=job_id, delay=60) for job_id in ("c", "d", "e")])
 
-    await queue.requeue("a")
-    await queue.requeue("unknown")
-    await queue.delete("b")
-    await queue.hold("c")
-    await queue.unhold("c")
-    await queue.unhold("c")
+    await queue.control.requeue("a")
+    await queue.control.requeue("unknown")
+    await queue.control.delete("b")
+    await queue.control.hold("c")
+    await queue.control.unhold("c")
+    await queue.control.unhold("c")
     await queue.cancel("c")
     await queue.cancel("c")
-    await queue.cancel_all("delayed")
+    await queue.control.cancel_all("delayed")
 
     assert [(event.change, event.jobs) for event in told] == [
         ("requeue", [("a", Reply.OK)]),
@@ -151,10 +152,10 @@ async def test_what_a_call_did_to_jobs_is_told_and_what_it_did_not_is_not(queue:
 
 async def test_a_pause_and_a_resume_are_told(queue: JobQueue) -> None:
     told = heard(queue, QueuePaused, QueueResumed)
-    await queue.pause()
-    await queue.pause("Work")
-    await queue.resume("Work")
-    await queue.resume()
+    await queue.control.pause()
+    await queue.control.pause("Work")
+    await queue.control.resume("Work")
+    await queue.control.resume()
     assert [(type(event), event.name) for event in told] == [
         (QueuePaused, ""),
         (QueuePaused, "Work"),
@@ -170,7 +171,7 @@ def test_what_a_call_of_sync_code_did_is_told_alike() -> None:
         for kind in (JobsChanged, QueuePaused):
             queue.events.subscribe(kind, told.append)
         queue.push(Work(), job_id="a")
-        queue.pause()
+        queue.control.pause()
         queue.cancel("a")
 
     assert [type(event) for event in told] == [QueuePaused, JobsChanged]
@@ -325,7 +326,7 @@ async def test_of_completed_jobs_nothing_is_made_that_no_one_listens_to(
         logging.getLogger("redisjobs.worker").setLevel(logging.NOTSET)
 
     assert made == []
-    assert (await queue.counts()).totals["completed"] == 3
+    assert (await queue.control.counts()).totals["completed"] == 3
 
 
 async def test_a_listener_that_raises_is_logged_and_the_others_hear_all_the_same(
@@ -399,7 +400,7 @@ async def test_what_is_asked_before_an_event_is_made_may_raise_too(
     await Worker(queue).run(until_idle=True)
 
     assert "a listener to JobsPushed raised" in caplog.text
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_a_run_that_is_cancelled_is_told_as_stopped_too(queue: JobQueue) -> None:

@@ -248,7 +248,7 @@ async def test_a_blocked_loop_is_not_counted_as_the_time_of_a_job_in_a_thread(
         await block.push()
         await short.push()
         await Worker(queue).run(until_idle=True)
-        counts = await queue.counts()
+        counts = await queue.control.counts()
 
     assert ran["short"] < 0.8 < ran["block"]
     assert (counts.totals["completed"], counts.totals["retried"], counts.dead) == (2, 0, 0)
@@ -273,7 +273,7 @@ async def test_a_job_whose_thread_begins_late_as_the_loop_is_blocked_has_all_of_
         await short.push()  # its thread is asked for first, and begins when the loop runs again
         await block.push()
         await Worker(queue).run(until_idle=True)
-        counts = await queue.counts()
+        counts = await queue.control.counts()
 
     assert ran["short"] < 0.2 < ran["block"]
     assert (counts.totals["completed"], counts.totals["retried"]) == (2, 0)
@@ -302,7 +302,7 @@ async def test_a_job_whose_thread_began_late_is_still_ended_at_its_timeout() -> 
             await eventually(dead.is_set)
             released.set()
             worker.stop()
-        (letter,) = await queue.jobs("dead")
+        (letter,) = await queue.control.jobs("dead")
 
     assert "JobTimeout: the handler was still running after its timeout of 0.2 s" in letter.error
 
@@ -412,12 +412,12 @@ async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_go
 def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixture) -> None:
     queue = redisjobs.sync.JobQueue("memory://", "shop")
     queue.job(name="answer", keep_result=60)(lambda: 42)
-    queue.pause("answer")
+    queue.control.pause("answer")
     waits = threading.Thread(target=queue.run, args=({}, "answer"), daemon=True)
     waits.start()
     while not caplog.records:
         waits.join(0.01)
-    queue.resume("answer")
+    queue.control.resume("answer")
     anyio.run(functools.partial(Worker(queue).run, until_idle=True))
     waits.join(20)
     queue.close()

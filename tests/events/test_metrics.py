@@ -24,11 +24,12 @@ from results import drain
 from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs.sync
-from redisjobs import Fail, JobQueue, Priority, QueueFull, Retry, Schedule, Scheduler, Snooze, Worker
+from redisjobs import Fail, JobQueue, Priority, Retry, Schedule, Scheduler, Snooze, Worker
 from redisjobs.cli import exposition
 from redisjobs.cli.errors import Mistake
 from redisjobs.contrib.metrics import Metrics, QueueMetrics
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.errors import QueueFull
 from redisjobs.events import (
     LeasesLost,
     LoopBlocked,
@@ -406,7 +407,7 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
             worker_run.stop(0)
 
     assert found is queue.definitions["Work"]
-    assert (queue.on_push, queue.middleware) == ((), ())
+    assert (queue._on_push, queue.middleware) == ((), ())
 
 
 @pytest.mark.slow
@@ -444,7 +445,7 @@ async def test_a_queue_tells_of_its_jobs_its_backlog_its_workers_and_its_counter
     await queue.push_many([Work(), Work()])
     await queue.push(Work(), priority="high")
     await queue.push(Work(), delay=3600)
-    await queue.pause(name="Other")
+    await queue.control.pause(name="Other")
     holder = store.consumer("holder", lease=60)
     await holder.exchange([], 1)
     store.clock.advance(20)

@@ -29,7 +29,6 @@ from redisjobs import (
     JobInfo,
     JobQueue,
     Middleware,
-    QueueFull,
     RedisJobsError,
     RetryPolicy,
     State,
@@ -38,6 +37,7 @@ from redisjobs import (
     no_retry,
     sync,
 )
+from redisjobs.errors import QueueFull
 from redisjobs.events import JobsCompleted, JobsDead, JobsRetried, SettledJob
 from redisjobs.events.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
 from redisjobs.model.context import set_message_sink
@@ -138,7 +138,7 @@ async def test_hooks_that_are_not_overridden_are_neither_called_nor_listened_for
     queue.add_middleware(Middleware())
     queue.add_middleware(Around("m", []))
 
-    assert queue.on_push == ()
+    assert queue._on_push == ()
     logging.getLogger("redisjobs.worker").setLevel(logging.WARNING)
     try:
         queue.register(Work)(lambda _: None)
@@ -209,7 +209,7 @@ async def test_it_is_told_of_the_job_and_call_next_gives_what_the_handler_return
         ("b", "Odd", Odd(2), {}, "sync 2"),
         ("c", "later", {"number": 3}, {}, "later 3"),
     ]
-    assert (await queue.counts()).totals["completed"] == 3
+    assert (await queue.control.counts()).totals["completed"] == 3
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -301,7 +301,7 @@ async def test_without_a_call_the_handler_does_not_run_and_the_job_is_done(queue
     await drain(queue)
 
     assert ran == []
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def twice(job: RunningJob, context: JobContext, call_next: CallNext) -> None:
@@ -897,7 +897,7 @@ async def test_a_cancelled_error_of_its_own_is_logged_and_the_push_goes_on_but_a
     push.cancel()
     with pytest.raises(asyncio.CancelledError):
         await push
-    assert len(await queue.jobs("ready")) == 1
+    assert len(await queue.control.jobs("ready")) == 1
 
 
 @pytest.mark.parametrize("bad", [5, None, b"bytes", "half \ud800", object()])
@@ -951,7 +951,7 @@ async def test_a_push_that_is_repeated_is_the_same_push_with_the_same_headers(qu
     (again,) = await queue.push_many([prepared])
 
     assert (job.added, again.added, len(called)) == (True, False, 1)
-    assert sum((await queue.counts()).ready.values()) == 1
+    assert sum((await queue.control.counts()).ready.values()) == 1
     assert (await info_of(queue, job)).headers == {"number": "1"}
 
 
@@ -1245,7 +1245,7 @@ async def test_one_that_never_ends_does_not_keep_the_worker_from_ending(
 
     assert len(cancelled) == 1
     assert "middleware hooks were not called for 2 jobs" in caplog.text
-    assert (await queue.counts()).totals["completed"] == 3
+    assert (await queue.control.counts()).totals["completed"] == 3
 
 
 async def test_what_is_released_as_a_worker_is_cancelled_is_heard_of(queue: JobQueue) -> None:

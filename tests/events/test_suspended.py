@@ -124,12 +124,12 @@ async def test_statistics_count_suspended_runs_and_sample_suspended_jobs(queue: 
     await pushed(queue)
     await pushed(queue)
 
-    intervals = await queue.statistics(60)
+    intervals = await queue.control.statistics(60)
 
     assert sum(each.suspended for each in intervals) == 2
     assert sum(each.completed for each in intervals) == 0
-    assert (await queue.overview()).names[0].suspended == 2
-    samples = [each.sample for each in await queue.statistics(86_400) if each.sample]
+    assert (await queue.control.overview()).names[0].suspended == 2
+    samples = [each.sample for each in await queue.control.statistics(86_400) if each.sample]
     assert {sample.suspended for sample in samples} <= {0, 1, 2}
 
 

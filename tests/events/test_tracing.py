@@ -16,8 +16,9 @@ from store import Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
 import redisjobs.sync
-from redisjobs import Fail, JobContext, JobQueue, QueueFull, Retry, RetryPolicy, Snooze, Worker
+from redisjobs import Fail, JobContext, JobQueue, Retry, RetryPolicy, Snooze, Worker
 from redisjobs.contrib.tracing import Tracing
+from redisjobs.errors import QueueFull
 from redisjobs.worker.running.threads import NoThread
 
 pytestmark = pytest.mark.anyio

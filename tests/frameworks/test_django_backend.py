@@ -228,7 +228,7 @@ def test_where_no_results_are_kept_a_task_may_return_anything(store: Store) -> N
 
 def test_a_cancelled_task_reads_failed(on: Any, queue: sync.JobQueue) -> None:
     result = on(django_tasks.add).enqueue(1)
-    queue.pause()
+    queue.control.pause()
     work(queue)  # its worker stores what is kept
 
     queue.cancel(result.id)
@@ -236,7 +236,7 @@ def test_a_cancelled_task_reads_failed(on: Any, queue: sync.JobQueue) -> None:
 
     assert (result.status, result.attempts) == (TaskResultStatus.FAILED, 0)
     assert [error.exception_class.__name__ for error in result.errors] == ["JobCancelled"]
-    queue.resume()
+    queue.control.resume()
 
 
 def test_what_is_not_a_task_of_this_project_does_not_exist(backend: Any, on: Any, queue: sync.JobQueue) -> None:
@@ -307,7 +307,7 @@ def test_arguments_are_json_and_stay_exact(on: Any, queue: sync.JobQueue) -> Non
         on(django_tasks.add).enqueue("x" * 600_000)
     with pytest.raises(InvalidTask):
         on(django_tasks.add).enqueue("\ud800")
-    assert sum(queue.counts().ready.values()) == 1
+    assert sum(queue.control.counts().ready.values()) == 1
     big = on(django_tasks.add).enqueue(2**70, b=1)
     work(queue)
     assert default_task_backend.get_result(big.id).return_value == 2**70 + 1

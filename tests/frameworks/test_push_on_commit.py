@@ -41,7 +41,7 @@ def session() -> Iterator[Session]:
 
 def pushed(queue: sync.JobQueue) -> list[str]:
     """To whom the jobs on the queue are, in order."""
-    return re.findall(r'"to":"(\w+)"', " ".join(job.parameters for job in queue.jobs("ready")))
+    return re.findall(r'"to":"(\w+)"', " ".join(job.parameters for job in queue.control.jobs("ready")))
 
 
 def test_jobs_are_pushed_at_the_commit_in_order_and_once(session: Session, queue: sync.JobQueue) -> None:

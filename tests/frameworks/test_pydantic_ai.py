@@ -98,7 +98,7 @@ async def test_what_a_model_and_a_tool_have_answered_is_not_asked_for_again(queu
         "my_agent__model.request#2",
     ]
 
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
     assert calls == ["model 0", "Rome", "model 1"]
     assert answers == ["sunny 4 2"] * 2
@@ -122,7 +122,7 @@ async def test_a_tool_that_failed_is_called_again_and_what_came_before_is_not(qu
 
     job = await ask.push()
     await drain(queue)
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
 
     assert await job.result(timeout=5) == "paid"
@@ -157,7 +157,7 @@ async def test_parallel_calls_of_one_tool_and_parallel_runs_of_one_agent_are_tol
 
     job = await ask.push()
     await drain(queue)
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
 
     assert outputs == [["[0, 2, 4]"] * 2] * 2
@@ -198,7 +198,7 @@ async def test_a_run_that_waits_for_a_person_suspends_the_job(queue: JobQueue) -
     first_turn, second_turn = ["model 0", "ask for refund", "refund 7"], ["model 1", "ask for refund", "refund 8"]
     assert calls == [*first_turn, *second_turn, "model 2"]
     assert len(set(tokens)) == 2
-    assert (await queue.counts()).totals["retried"] == 0
+    assert (await queue.control.counts()).totals["retried"] == 0
 
 
 async def test_a_person_who_does_not_answer_in_time_has_denied(queue: JobQueue, store: Store) -> None:
@@ -267,7 +267,7 @@ async def test_events_come_once(queue: JobQueue) -> None:
     job = await ask.push()
     await drain(queue)
     assert {"part_start", "function_tool_call", "function_tool_result"} <= set(first := list(seen))
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
     assert seen == first
 
@@ -289,7 +289,7 @@ async def test_spans_of_model_requests_and_tool_calls_come_once(queue: JobQueue)
 
     job = await ask.push()
     await drain(queue)
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
     names = [span.name for span in spans.get_finished_spans()]
     assert names == ["chat test", "execute_tool look", "chat test", *["invoke_agent agent"] * 2]

@@ -28,7 +28,7 @@ class Kept(Transport):
         sent.extend(item.payload.json for item in envelope.items if item.type in ("event", "transaction"))
 
 queue = sentry_app.queue
-queue.move("memory://")
+queue._connect("memory://")
 logging.basicConfig()
 
 @queue.job(timeout=0.01)

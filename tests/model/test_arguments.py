@@ -21,7 +21,6 @@ from redisjobs import (
     JobQueue,
     Keep,
     Middleware,
-    Overview,
     Retention,
     Retry,
     RetryPolicy,
@@ -31,6 +30,7 @@ from redisjobs import (
     exponential_jitter,
     sync,
 )
+from redisjobs.control import Control, FilterOptions, Overview, SyncControl
 from redisjobs.drivers.memory.state import Job, with_fields
 from redisjobs.model.job import Priority, State
 
@@ -137,7 +137,6 @@ def cases(make: Any) -> Iterator[Case]:
     no_card = [*NAMES, queue, job, "text", None]
     yield "JobQueue", make, {"where": "memory://"}, QUEUE
     yield "add_middleware", queue.add_middleware, {}, {"middleware": NO_MIDDLEWARE}
-    yield "move", queue.move, {}, {"where": PLACES}
     yield (
         "register",
         lambda **given: queue.register(**{"parameters": JobName("new", Card)} | given)(print),
@@ -183,12 +182,14 @@ def cases(make: Any) -> Iterator[Case]:
         {"items": [CARD]},
         options | {"items": no_cards, "name": NAMES, "within": no_connection},
     )
-    for verb in ("get", "steps", "cancel", "delete", "hold", "unhold", "watch"):
+    for verb in ("get", "cancel", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    for verb in ("steps", "delete", "hold", "unhold"):
+        yield verb, getattr(queue.control, verb), {}, NOT_ONE_ID
     from_zero = [each for each in NUMBERS if each != 0 or isinstance(each, bool)]
     yield (
         "children",
-        lambda job="never", **given: queue.children(job, **given),
+        lambda job="never", **given: queue.control.children(job, **given),
         {},
         NOT_ONE_ID
         | {"step": ["", "a b", 5, b"page", Odd()], "first": from_zero, "limit": from_zero, "look_up": SWITCHES},
@@ -221,7 +222,7 @@ def cases(make: Any) -> Iterator[Case]:
 
     def requeue(**given: Any) -> Any:
         put_letters(queue)
-        return queue.requeue(**given)
+        return queue.control.requeue(**given)
 
     yield (
         "requeue",
@@ -235,31 +236,36 @@ def cases(make: Any) -> Iterator[Case]:
     yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}
     yield (
         "jobs",
-        queue.jobs,
+        queue.control.jobs,
         {"state": "ready"},
         WANTED | {"state": ["gone", "", 5, Odd()], "limit": [*NUMBERS, None]},
     )
     rates = [5, 1.5, b"5/s", ["5/s"], Odd(), "", "5", "5/d", "0/s", "-1/s", "1e3/s", "nan/s", "5 /s", "5/s\n"]
-    yield "requeue_all", queue.requeue_all, {"rate": "1.5/m"}, WANTED | {"rate": rates}
-    yield "delete_all", queue.delete_all, {"name": "Card"}, WANTED
+    yield "requeue_all", queue.control.requeue_all, {"rate": "1.5/m"}, WANTED | {"rate": rates}
+    yield "delete_all", queue.control.delete_all, {"name": "Card"}, WANTED
     states = {"state": ["gone", "running", "dead", "", 5, None, Odd()]}
     not_running = {"state": [state for state in states["state"] if state != "running"]}
-    yield "cancel_all", queue.cancel_all, {"state": "ready"}, WANTED | not_running
+    yield "cancel_all", queue.control.cancel_all, {"state": "ready"}, WANTED | not_running
     for verb in ("hold_all", "unhold_all"):
-        yield verb, getattr(queue, verb), {"state": "ready"}, WANTED | states
+        yield verb, getattr(queue.control, verb), {"state": "ready"}, WANTED | states
     for verb in ("pause", "resume", "is_paused"):
-        yield verb, getattr(queue, verb), {}, {"name": ["", "two words", b"Card", 5, ["Card"], Card, Odd()]}
+        yield (
+            verb,
+            getattr(queue.control, verb),
+            {},
+            {"name": ["", "two words", b"Card", 5, ["Card"], Card, Odd()]},
+        )
     limits = {"max_concurrency": [*NUMBERS, 10**9], "rate": JOB["rate"], "burst": [*NUMBERS, 10**9]}
     limited = {"name": "Card", "rate": "5/s"}
     yield (
         "set_limit",
-        queue.set_limit,
+        queue.control.set_limit,
         limited,
         limits | {"name": ["", "two words", b"Card", 5, None, Card, Odd()]},
     )
     yield (
         "statistics",
-        queue.statistics,
+        queue.control.statistics,
         {"last": 60, "name": "Card", "since": datetime.now(UTC)},
         {
             "last": [*DURATIONS, None, 0, 259_201],
@@ -267,11 +273,16 @@ def cases(make: Any) -> Iterator[Case]:
             "since": ["tomorrow", 5, datetime(2030, 1, 1), Odd(), datetime],
         },
     )
-    yield "why", queue.why, {}, NOT_ONE_ID
-    yield "why", queue.why, {"unique": "key"}, {"unique": ["", 5, b"key", ["key"], "\ud800", "x" * 1001, Odd()]}
-    yield "doctor", queue.doctor, {}, {"repair": [5, "yes", None, Odd()], "progress": [5, "yes", [5]]}
-    yield "overview", queue.overview, {}, {"previous": [5, "", [5], Odd(), Card, Overview]}
-    yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "", 5, None, Odd()]}
+    yield "why", queue.control.why, {}, NOT_ONE_ID
+    yield (
+        "why",
+        queue.control.why,
+        {"unique": "key"},
+        {"unique": ["", 5, b"key", ["key"], "\ud800", "x" * 1001, Odd()]},
+    )
+    yield "doctor", queue.control.doctor, {}, {"repair": [5, "yes", None, Odd()], "progress": [5, "yes", [5]]}
+    yield "overview", queue.control.overview, {}, {"previous": [5, "", [5], Odd(), Card, Overview]}
+    yield "scan", queue.control.scan, {"state": "dead"}, WANTED | {"state": ["gone", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],
         "job": NAMES,
@@ -282,8 +293,7 @@ def cases(make: Any) -> Iterator[Case]:
     }
     declared = {"parameters": CARD, "schedule": Schedule.daily()}
     parameters = {"parameters": [each for each in no_card if each != "text"]}
-    for verb in ("schedule", "define"):
-        yield verb, getattr(queue, verb), declared, OPTIONS | rules | parameters
+    yield "schedule", queue.schedule, declared, OPTIONS | rules | parameters
     put = {"name": "nightly", "parameters": CARD, "rule": Schedule.daily()}
     rules["rule"] = rules.pop("schedule")
     yield "schedules.put", queue.schedules.put, put, OPTIONS | rules | parameters
@@ -436,10 +446,10 @@ async def test_a_right_argument_is_none(
 
 
 UNTRIED = {
-    "JobQueue.aclose", "JobQueue.close", "JobQueue.disconnect",  # take nothing
-    "JobQueue.counts", "JobQueue.dead_groups", "JobQueue.limits",  # nor do these
+    "JobQueue.aclose", "JobQueue.close",  # take nothing
+    "Control.counts", "Control.dead_groups", "Control.limits",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
-    "JobQueue.definition", "JobQueue.handle",  # of the inside
+    "JobQueue.definition",  # of the inside
 }  # fmt: skip
 
 
@@ -448,11 +458,11 @@ FLAGS = {"supervised", "schedules", "worker"}  # of these any value says yes or 
 
 def test_every_argument_of_every_public_call_is_tried() -> None:
     tried = {(called.split()[-1], name) for called, _, _, wrong in CASES for name in wrong}
-    for face in (JobQueue, sync.JobQueue):
+    for face in (JobQueue, sync.JobQueue, Control, SyncControl):
         untried = {
             f"{name}({argument})"
             for name, verb in inspect.getmembers(face, inspect.isfunction)
-            if not name.startswith("_") and f"JobQueue.{name}" not in UNTRIED
+            if not name.startswith("_") and not {f"JobQueue.{name}", f"Control.{name}"} & UNTRIED
             for argument in inspect.signature(verb).parameters
             if argument not in ("self", "options", *FLAGS) and (name, argument) not in tried
         }
@@ -462,7 +472,7 @@ def test_every_argument_of_every_public_call_is_tried() -> None:
         assert {(kind.__name__, argument) for argument in wanted} <= tried
     assert {("push", option) for option in get_type_hints(redisjobs.PushOptions)} <= tried
     for verb in ("scan", "jobs", "requeue_all", "delete_all", "cancel_all", "hold_all", "unhold_all"):
-        assert {(verb, option) for option in get_type_hints(redisjobs.FilterOptions)} <= tried
+        assert {(verb, option) for option in get_type_hints(FilterOptions)} <= tried
 
 
 @pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_validator
 from store import lease_at
 
-from redisjobs import DecodeError, EncodeError, JobName, Priority, State
+from redisjobs import EncodeError, JobName, Priority, State
 from redisjobs.drivers.redis.wire import queued_ms_of
+from redisjobs.errors import DecodeError
 from redisjobs.model.codec import decode_job, encode_headers, new_job_id
 from redisjobs.model.info import job_info
 from redisjobs.model.job import ReturnType

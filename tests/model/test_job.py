@@ -21,16 +21,8 @@ from starlette.routing import Route
 
 import redisjobs
 import redisjobs.sync
-from redisjobs import (
-    EncodeError,
-    JobContext,
-    JobName,
-    JobQueue,
-    RegistrationError,
-    UnknownJob,
-    exponential_jitter,
-    no_retry,
-)
+from redisjobs import EncodeError, JobContext, JobName, JobQueue, exponential_jitter, no_retry
+from redisjobs.errors import RegistrationError, UnknownJob
 from redisjobs.model.job import JobDefinition
 
 pytestmark = pytest.mark.anyio

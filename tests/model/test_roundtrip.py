@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, RootModel
 from pydantic_core import CoreSchema, core_schema
 
-from redisjobs import EncodeError, JobName, JobQueue, RegistrationError, sync
+from redisjobs import EncodeError, JobName, JobQueue, sync
+from redisjobs.errors import RegistrationError
 from redisjobs.model.payload import decode_parameters, encode_parameters
 
 T = TypeVar("T")

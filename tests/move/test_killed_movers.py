@@ -116,7 +116,7 @@ async def test_each_job_is_moved_once_though_both_servers_are_killed(queue_name:
                 await anyio.to_thread.run_sync(killed.kill)
                 await anyio.to_thread.run_sync(killed.restart)
         async with JobQueue(target.url, queue_name) as queue:
-            there = [info.job_id async for info in queue.scan(State.READY)]
+            there = [info.job_id async for info in queue.control.scan(State.READY)]
 
     assert there == ids, f"seed {SEED}"
     assert [line for line in said if line.endswith("trying again")]

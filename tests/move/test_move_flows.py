@@ -67,7 +67,7 @@ class Flow:
 
 async def until_suspended(flow: Flow) -> None:
     with anyio.fail_after(5):
-        while not (await flow.queue.counts()).suspended:
+        while not (await flow.queue.control.counts()).suspended:
             pass
 
 

@@ -54,7 +54,7 @@ async def test_settings_are_copied_once(ends: Ends, said: list[str]) -> None:
     await source.driver.change(Pause())
     await move(source, target)
     async with JobQueue(target.driver, target.queue_name) as queue:
-        await queue.resume()
+        await queue.control.resume()
 
     await move(source, target, said)
 

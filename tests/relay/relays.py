@@ -56,4 +56,4 @@ async def until(condition: Callable[[], Awaitable[object]], within: float = 20) 
 
 
 async def ready(queue: JobQueue) -> list[str]:
-    return [job.job_id async for job in queue.scan(State.READY)]
+    return [job.job_id async for job in queue.control.scan(State.READY)]

@@ -93,7 +93,7 @@ async def test_each_row_is_pushed_once_though_relays_are_killed_and_frozen(
         assert killing.returncode == 0
         await Relay(JobQueue(redis_store.url, redis_store.queue_name), outbox).run_once()
         await eventually(lambda: len(ran) == rows, within=30)
-        counts = await queue.counts()
+        counts = await queue.control.counts()
         worker.stop()
 
     assert set(ran.values()) == {1}, f"seed {SEED}"

@@ -9,10 +9,11 @@ from relays import Add, ask, left, ready, running, until, write
 from relays import queue as queue
 from store import RedisStore, documented_rule, eventually
 
-from redisjobs import JobQueue, OnConflict, Worker, sync
+from redisjobs import JobQueue, Worker, sync
 from redisjobs.control.relay.relay import _POLLS as POLLS
 from redisjobs.control.relay.relay import Relay
 from redisjobs.events import JobsPushed
+from redisjobs.model.job import OnConflict
 from redisjobs.model.queries import Find
 from redisjobs.model.relaying import FindRelayed
 

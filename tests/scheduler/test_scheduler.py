@@ -113,7 +113,7 @@ async def pass_a_minute(store: Store, queue: JobQueue) -> None:
 
 
 async def slots(queue: JobQueue) -> list[str]:
-    return [job.job_id.partition("@")[2] for job in await queue.jobs("ready", 500)]
+    return [job.job_id.partition("@")[2] for job in await queue.control.jobs("ready", 500)]
 
 
 def text(slot: datetime) -> str:
@@ -269,7 +269,7 @@ async def test_a_process_that_fires_a_schedule_of_run_time_need_not_know_its_job
             async with scheduling(bare):
                 await pass_a_minute(store, knows)
                 await eventually(lambda: fired)
-        (job,) = await knows.jobs("ready")
+        (job,) = await knows.control.jobs("ready")
     assert (job.name, job.parameters, job.priority) == ("Report", '{"days":4}', "high")
 
 
@@ -529,7 +529,7 @@ async def test_what_code_declares_in_place_of_what_was_put_at_run_time_does_not_
         async with scheduling(queue):
             await pass_a_minute(store, queue)
             await eventually(lambda: fired)
-    assert (await queue.jobs("ready"))[0].parameters == '{"days":1}'
+    assert (await queue.control.jobs("ready"))[0].parameters == '{"days":1}'
     assert "one of that name was put at run time" in caplog.text
 
 
@@ -684,7 +684,7 @@ async def test_middleware_takes_part_in_what_a_schedule_pushes(store: Store) -> 
                 for number in (1, 2):
                     await pass_a_minute(store, queue)
                     await eventually(lambda number=number: len(fired) == number)  # type: ignore[misc]
-        jobs = await queue.jobs("ready")
+        jobs = await queue.control.jobs("ready")
     assert len(jobs) == 2
     assert [job.headers for job in jobs] == [{"a": "b", "signed": job.job_id} for job in jobs]
 
@@ -799,7 +799,7 @@ async def test_a_reply_that_is_lost_fires_nothing_twice(redis_store: RedisStore)
                     proxy.cut_after_reply_bytes(0, b"EVALSHA")
                     await eventually(lambda: proxy.cuts == 1)  # of the answer to a slot
                     await eventually(lambda: len(fired) == 3)
-            ids = [job.job_id for job in await queue.jobs("ready", 500)]
+            ids = [job.job_id for job in await queue.control.jobs("ready", 500)]
     assert Counter(ids).most_common(1)[0][1] == 1
     assert told == [(job_id, "Report", True) for job_id in ids[: len(told)]]
 
@@ -825,7 +825,7 @@ async def test_slots_that_pass_while_the_store_is_away_are_made_up_for_when_it_i
                     before = len(fired)
                     proxy.refuse(False)
                     await eventually(lambda: len(fired) >= before + 2)
-            ids = sorted(job.job_id for job in await admin.jobs("ready", 500))
+            ids = sorted(job.job_id for job in await admin.control.jobs("ready", 500))
     made_up = [event for event in fired[before:][:2] if event.schedule == "all"]
     assert len(made_up[0].jobs) >= 2
     every = [datetime.fromisoformat(job_id.partition("@")[2]) for job_id in ids if job_id.startswith("all@")]

@@ -78,7 +78,7 @@ class Schedulers(Fleet):
 
     def slots(self, name: str) -> list[datetime]:
         """The slots of a schedule that have a job, in order."""
-        jobs = [job.job_id for job in self.queue.jobs("ready", 500)]
+        jobs = [job.job_id for job in self.queue.control.jobs("ready", 500)]
         return sorted(datetime.fromisoformat(job[len(name) + 1 :]) for job in jobs if job.startswith(f"{name}@"))
 
     def _listening(self) -> int:

@@ -13,16 +13,9 @@ from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
 import redisjobs.sync
-from redisjobs import (
-    Accuracy,
-    DriverError,
-    EncodeError,
-    JobName,
-    JobQueue,
-    RegistrationError,
-    Schedule,
-    UnknownSchedule,
-)
+from redisjobs import DriverError, EncodeError, JobName, JobQueue, Schedule
+from redisjobs.control import Accuracy
+from redisjobs.errors import RegistrationError, UnknownSchedule
 from redisjobs.model.definition import Definition, slot_id, slot_job
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import OnConflict, Priority, State
@@ -315,8 +308,8 @@ async def test_a_slot_is_fired_once_however_often_it_is_asked_for(store: Store, 
     there = await row(driver)
     assert (there.last_ms, there.ms(b"fired_slot")) == (slot, slot)
     async with JobQueue(driver, store.queue_name) as queue:
-        assert [job.job_id for job in await queue.jobs("ready")] == [slot_id("nightly", slot)]
-        assert (await queue.counts()).totals["pushed"] == 1
+        assert [job.job_id for job in await queue.control.jobs("ready")] == [slot_id("nightly", slot)]
+        assert (await queue.control.counts()).totals["pushed"] == 1
 
 
 async def test_a_slot_that_is_yet_to_come_is_not_fired(store: Store, driver: Driver) -> None:

@@ -22,7 +22,8 @@ from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
 from conftest import ENGINES, Servers
-from redisjobs import Accuracy, Schedule
+from redisjobs import Schedule
+from redisjobs.control import Accuracy
 from redisjobs.model.definition import Definition, slot_job
 from redisjobs.model.job import OnConflict
 from redisjobs.model.stored import (

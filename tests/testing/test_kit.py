@@ -15,7 +15,8 @@ import process_handlers
 import pytest
 from store import eventually
 
-from redisjobs import Accuracy, Fail, JobContext, JobName, JobQueue, Middleware, Retry, Schedule, Snooze, sync
+from redisjobs import Fail, JobContext, JobName, JobQueue, Middleware, Retry, Schedule, Snooze, sync
+from redisjobs.control import Accuracy
 from redisjobs.errors import (
     EncodeError,
     JobFailed,
@@ -66,7 +67,7 @@ class App:
 
     @property
     def dead(self) -> list[str]:
-        return [job.error for job in self.web.jobs("dead")]
+        return [job.error for job in self.web.control.jobs("dead")]
 
 
 def resize(path: str, width: int = 8) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def test_each_test_begins_with_empty_queues(app: App) -> None:
     for _ in range(2):
         with Jobs(app.queue, app.web) as jobs:
             assert jobs.pushed() == []
-            assert app.web.counts().totals["pushed"] == 0
+            assert app.web.control.counts().totals["pushed"] == 0
             app.web.push(SendEmail("joe"))
 
 
@@ -547,7 +548,7 @@ def test_a_run_returns_what_the_handler_returned_and_leaves_nothing(jobs: Any, a
     assert (outcome.kind, outcome.result, outcome.error) == ("completed", "sent to joe", None)
     assert app.sent == [("joe", 1, 1)]
     jobs.assert_pushed(SendEmail, times=1)
-    assert [job.state for job in app.web.jobs()] == ["ready"]
+    assert [job.state for job in app.web.control.jobs()] == ["ready"]
 
 
 def test_a_run_of_a_late_attempt_shows_what_the_retry_policy_decides(jobs: Any, app: App) -> None:
@@ -559,7 +560,7 @@ def test_a_run_of_a_late_attempt_shows_what_the_retry_policy_decides(jobs: Any, 
     assert (third.kind, third.error, third.message) == ("retried", error, "ValueError: refused")
     assert 4 <= third.delay <= 12
     assert (last.kind, last.reason, last.delay) == ("dead", "failed", None)
-    assert app.web.counts().dead == 0
+    assert app.web.control.counts().dead == 0
     assert jobs.drain(delayed=True).outcomes == []
 
 
@@ -581,7 +582,7 @@ def test_a_result_that_cannot_be_kept_is_refused_as_in_a_worker(jobs: Any, app: 
 
 def test_a_run_ignores_pauses_and_holders_of_its_unique_key(jobs: Any, app: App) -> None:
     app.web.push(SendEmail("holder"), unique="joe")
-    app.web.pause()
+    app.web.control.pause()
 
     assert jobs.run(SendEmail("joe"), unique="joe").kind == "completed"
     with pytest.raises(UniqueConflict):
@@ -708,7 +709,7 @@ def test_the_workers_of_an_application_live_on_while_the_clock_moves(app: App) -
                 await runs.wait()
                 await jobs.travel(hours=1)
                 drained = await jobs.drain()
-                counts = await app.queue.counts()
+                counts = await app.queue.control.counts()
                 may_end.set()
 
         assert (drained.outcomes, counts.running, counts.totals["reclaimed"]) == ([], 1, 0)
@@ -732,7 +733,7 @@ def test_a_worker_that_dies_in_a_job_leaves_it_to_the_next_after_its_lease(jobs:
     jobs.crash(SendEmail)
 
     assert repr(jobs.drain()) == "Drained(completed=1, crashed=1)"
-    assert app.web.counts().running == 1
+    assert app.web.control.counts().running == 1
     jobs.travel(seconds=LEASE - 1)
     assert jobs.drain().outcomes == []
     jobs.travel(seconds=1)
@@ -764,7 +765,7 @@ def test_a_job_that_kills_its_workers_becomes_a_dead_letter(jobs: Any, app: App)
 
     with pytest.raises(JobFailed, match="it may kill its workers"):
         jobs.drain()
-    assert app.web.counts().dead == 1
+    assert app.web.control.counts().dead == 1
     assert [deliveries for _, _, deliveries in app.sent] == [1, 2, 3]
 
 
@@ -772,7 +773,7 @@ def test_a_single_run_can_crash(jobs: Any, app: App) -> None:
     jobs.crash(SendEmail)
 
     assert jobs.run(SendEmail("joe")).kind == "crashed"
-    assert app.web.counts().running == 0
+    assert app.web.control.counts().running == 0
 
 
 def test_a_crash_beside_other_jobs_costs_them_their_run_too(jobs: Any, app: App) -> None:
@@ -823,15 +824,15 @@ def test_while_redis_is_unavailable_every_call_says_so_at_once(jobs: Any, app: A
         with pytest.raises(Unavailable, match="the test has made Redis unavailable"):
             app.web.push(SendEmail("joe"))
         with pytest.raises(Unavailable):
-            app.web.counts()
+            app.web.control.counts()
         with pytest.raises(Unavailable):
-            anyio.run(app.queue.counts)
+            anyio.run(app.queue.control.counts)
         with pytest.raises(Unavailable):
             jobs.drain()
         with jobs.unavailable():
             pass
         with pytest.raises(Unavailable):
-            app.web.counts()
+            app.web.control.counts()
 
     assert app.web.deadline == 10
     assert app.web.push(SendEmail("joe")).added

@@ -149,7 +149,7 @@ def test_each_test_gets_a_queue_of_its_own_on_a_real_server(project: pytest.Pyte
 
         @pytest.mark.parametrize("number", [1, 2])
         def test_one(jobs_server, number):
-            assert web.counts().totals["pushed"] == 0
+            assert web.control.counts().totals["pushed"] == 0
             web.push(SendEmail("joe"))
             names.append(queue.name)
             assert web.name == queue.name
@@ -159,7 +159,7 @@ def test_each_test_gets_a_queue_of_its_own_on_a_real_server(project: pytest.Pyte
                     await Worker(queue).run(until_idle=True)
 
             asyncio.run(work())
-            assert web.counts().totals["completed"] == 1
+            assert web.control.counts().totals["completed"] == 1
             assert jobs_server.url.startswith("redis://127.0.0.1:")
 
         def test_afterwards():
@@ -185,7 +185,7 @@ def test_tests_may_run_in_several_processes(project: pytest.Pytester) -> None:
         @pytest.mark.parametrize("number", range(4))
         def test_server(jobs_server, number):
             web.push(SendEmail("joe"))
-            assert web.counts().totals["pushed"] == 1
+            assert web.control.counts().totals["pushed"] == 1
     """)
 
     passes(project, 8, "-n", "2", apart=True)

@@ -14,7 +14,8 @@ from store import RedisStore, eventually
 from viewer import Mail, Viewer, dead, run_all, words
 
 from redisjobs import JobQueue, Reply, Schedule, State, Worker
-from redisjobs.client.operations import Steps, ask
+from redisjobs.client.operation import Operation, ask
+from redisjobs.control.control import Control
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import DeleteAll
 from redisjobs.model.queries import Count, Filter
@@ -56,9 +57,9 @@ async def test_a_delete_asks_first_and_names_the_count(mails: JobQueue, viewer: 
     asked = await viewer.post("delete", fields)
 
     assert "Delete 2 jobs? This can't be undone." in words(asked.text)
-    assert (await mails.counts()).dead == 2
+    assert (await mails.control.counts()).dead == 2
     assert (await viewer.post("delete", [*fields, ("sure", "1")])).status_code == 303
-    assert (await mails.counts()).dead == 0
+    assert (await mails.control.counts()).dead == 0
 
 
 async def test_waiting_jobs_are_held_let_start_and_cancelled(mails: JobQueue, viewer: Viewer) -> None:
@@ -92,7 +93,7 @@ async def test_a_dead_letter_that_was_done_meanwhile_does_not_run_again(
     form = re.search(rf'(?s)action="[^"]+/act/{action}">(.*?)</form>', page)
     assert form is not None
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[1]))
-    await mails.requeue(job_id, parameters=Mail("joe"))  # by another viewer
+    await mails.control.requeue(job_id, parameters=Mail("joe"))  # by another viewer
     await run_all(mails)
     assert await state_of(mails, job_id) is State.COMPLETED
 
@@ -139,17 +140,17 @@ async def test_without_a_handler_the_edit_form_says_that_nothing_checks_the_type
 
 async def test_the_queue_and_a_name_are_paused_and_resumed(mails: JobQueue, viewer: Viewer) -> None:
     assert "Paused." in await viewer.act("pause")
-    assert await mails.is_paused()
+    assert await mails.control.is_paused()
     await viewer.act("resume")
     await viewer.act("pause", name="Mail")
-    assert (await mails.is_paused(), await mails.is_paused("Mail")) == (False, True)
+    assert (await mails.control.is_paused(), await mails.control.is_paused("Mail")) == (False, True)
 
 
 async def test_schedules_are_run_paused_resumed_and_removed(mails: JobQueue, viewer: Viewer) -> None:
     await mails.schedules.put("nightly", Mail("joe"), Schedule.cron("0 4 * * *"))
 
     assert "ready" in await viewer.act("run-schedule", name="nightly")
-    assert len(await mails.jobs(State.READY)) == 1
+    assert len(await mails.control.jobs(State.READY)) == 1
     await viewer.act("pause-schedule", name="nightly", back="schedules")
     assert "paused" in await viewer.see("schedules")
     await viewer.act("resume-schedule", name="nightly", back="schedules")
@@ -191,11 +192,14 @@ async def test_all_workers_of_a_host_are_asked_and_a_stop_names_how_many(mails: 
 
         await viewer.act("quiet-worker", host=host, back="workers")
         await viewer.act("resume-worker", worker=first, back="workers")
-        assert [(each.worker_id, each.quiet) for each in await mails.workers()] == [(first, False), (second, True)]
+        assert [(each.worker_id, each.quiet) for each in await mails.control.workers()] == [
+            (first, False),
+            (second, True),
+        ]
         asked = await viewer.post("stop-worker", {"host": host})
         assert f"Stop 2 workers of host {host}?" in words(asked.text)
         await viewer.act("stop-worker", host=host, sure="1", back="workers")
-    assert await mails.workers() == []
+    assert await mails.control.workers() == []
 
 
 async def test_the_buttons_of_workers_are_those_of_the_verbs(mails: JobQueue) -> None:
@@ -217,7 +221,7 @@ async def working(queue: JobQueue, *names: str) -> AsyncIterator[list[Worker]]:
             for worker in workers:
                 tasks.start_soon(worker.run)
             here = socket.gethostname()
-            while sum(each.host == here for each in await queue.workers()) < len(names):  # noqa: ASYNC110
+            while sum(each.host == here for each in await queue.control.workers()) < len(names):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
             yield workers
             for worker in workers:
@@ -226,14 +230,14 @@ async def working(queue: JobQueue, *names: str) -> AsyncIterator[list[Worker]]:
 
 async def test_limits_are_set_and_removed(mails: JobQueue, viewer: Viewer) -> None:
     await viewer.act("limit", name="Mail", max_concurrency="3", rate="50/s", burst="", back="limits")
-    (limit,) = await mails.limits()
+    (limit,) = await mails.control.limits()
     assert (limit.name, limit.max_concurrency, limit.rate) == ("Mail", 3, "50/s")
 
     for wrong in ({"rate": "often"}, {"max_concurrency": "2.7"}, {"rate": "50/s", "burst": "0.5"}):
         assert (await viewer.post("limit", {"name": "Mail", **wrong})).status_code == 422
     assert "Remove the limit of 'Mail'?" in words((await viewer.post("unlimit", {"name": "Mail"})).text)
     await viewer.act("unlimit", name="Mail", sure="1", back="limits")
-    assert await mails.limits() == []
+    assert await mails.control.limits() == []
 
 
 async def test_a_job_is_pushed_by_a_form_that_its_type_checks(mails: JobQueue, viewer: Viewer) -> None:
@@ -246,7 +250,7 @@ async def test_a_job_is_pushed_by_a_form_that_its_type_checks(mails: JobQueue, v
     assert '{"to": "joe", "nmber": 1}' in words(wrong.text)
 
     await viewer.act("push", name="Mail", parameters='{"to": "joe"}', priority="high", delay="60")
-    (job,) = await mails.jobs(State.DELAYED)
+    (job,) = await mails.control.jobs(State.DELAYED)
     assert (job.name, job.priority, job.parameters) == ("Mail", "high", '{"to":"joe","number":0}')
 
 
@@ -260,7 +264,7 @@ async def test_a_form_that_is_sent_twice_pushes_one_job(mails: JobQueue, viewer:
     again = await viewer.post("push", form)
 
     assert "this form was sent before, and has pushed this job" in words(again.text)
-    assert [job.job_id for job in await mails.jobs()] == [found[1]]
+    assert [job.job_id for job in await mails.control.jobs()] == [found[1]]
 
 
 async def test_a_push_that_meets_a_unique_key_says_so(mails: JobQueue, viewer: Viewer) -> None:
@@ -296,19 +300,19 @@ async def test_a_retry_that_meets_a_unique_key_links_its_holder(mails: JobQueue,
 async def test_all_that_match_are_counted_before_anything_is_done(mails: JobQueue, viewer: Viewer) -> None:
     await dead(mails, 30)
     await mails.push(Mail("joe"))
-    fingerprint = (await mails.dead_groups())[0].fingerprint
+    fingerprint = (await mails.control.dead_groups())[0].fingerprint
 
     counted = await viewer.post("count-bulk", {"kind": "retry", "state": "dead", "fingerprint": fingerprint})
     page = counted.headers["location"].removeprefix(f"{viewer.base}/")
     await shown(viewer, page, "Retry all 30 that match, counted")
-    assert (await mails.counts()).dead == 30
+    assert (await mails.control.counts()).dead == 30
 
     bulk = page.partition("id=")[2]
     wrong = await viewer.post("start-bulk", {"id": bulk, "rate": "often"})
     assert "The pace is a number of jobs a time" in words(wrong.text)
     await viewer.act("start-bulk", id=bulk, rate="1/m")
     await shown(viewer, page, "30 of 30 retried, at 1/m")
-    counts = await mails.counts()
+    counts = await mails.control.counts()
     assert (counts.dead, counts.delayed) == (0, 29)
     await viewer.act("start-bulk", id=bulk)  # a form that is sent twice does nothing more
 
@@ -340,14 +344,14 @@ async def test_an_error_at_one_job_says_which_jobs_were_changed(
     mails: JobQueue, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = await dead(mails, 2)
-    requeue = JobQueue.requeue
+    requeue = Control.requeue
 
-    async def full_at_the_second(self: JobQueue, job: str, **options: Any) -> Reply | None:
+    async def full_at_the_second(self: Control, job: str, **options: Any) -> Reply | None:
         if job == second:
             raise DriverError("OOM command not allowed")
         return await requeue(self, job, **options)
 
-    monkeypatch.setattr(JobQueue, "requeue", full_at_the_second)
+    monkeypatch.setattr(Control, "requeue", full_at_the_second)
     answer = await viewer.post("retry", [("id", first), ("id", second)])
 
     assert answer.status_code == 409
@@ -363,13 +367,13 @@ async def test_all_that_match_a_text_are_cancelled(mails: JobQueue, viewer: View
     await viewer.act("start-bulk", id=page.partition("id=")[2])
     await shown(viewer, page, "2 of 2 cancelled Back to the jobs")
 
-    assert [job.parameters for job in await mails.jobs(State.READY)] == ['{"to":"ann","number":0}']
+    assert [job.parameters for job in await mails.control.jobs(State.READY)] == ['{"to":"ann","number":0}']
 
 
 async def test_an_act_on_many_jobs_stops_when_asked_and_keeps_what_is_done(mails: JobQueue) -> None:
     ids = await dead(mails, 2)
 
-    def endless() -> Steps[int]:
+    def endless() -> Operation[int]:
         yield from ask(DeleteAll(Filter(), (yield from ask(DeleteAll())).after))
         while True:
             yield from ask(Count())

@@ -11,7 +11,7 @@ from store import RedisStore, documented_user, eventually
 from viewer import Mail, Viewer, words
 
 from redisjobs import JobQueue, Schedule
-from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.client.operation import Operation, ask, or_default
 from redisjobs.control.doctor import Progress
 from redisjobs.errors import DriverError
 from redisjobs.model.health import Finding, Level
@@ -75,7 +75,7 @@ async def test_a_run_shows_findings_by_level_with_links_to_jobs_and_advice(
     page = await checked(viewer)
 
     assert "checked just now" in words(page)
-    said = {each.check: each for each in await mails.doctor()}
+    said = {each.check: each for each in await mails.control.doctor()}
     assert said["unlocated"].level is Level.ERROR
     assert f"{said['unlocated'].sentence.partition(' (')[0]}. {lost}" in words(page)
     assert f'href="{viewer.base}/job?id={lost}"' in page
@@ -160,7 +160,7 @@ async def test_names_of_schedules_stay_texts(mails: JobQueue, viewer: Viewer) ->
 # Runs
 
 
-def endless(queue: str, repair: bool, progress: Progress) -> Steps[list[Finding]]:
+def endless(queue: str, repair: bool, progress: Progress) -> Operation[list[Finding]]:
     progress(1, 10)
     while True:
         yield from ask(Count())

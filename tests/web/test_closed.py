@@ -75,7 +75,7 @@ async def test_a_viewer_without_access_sees_no_view_no_file_and_does_nothing(mai
         assert (await viewer.get(view)).status_code == 403
     for action in ACTIONS:
         assert (await viewer.post(action, {"id": job_id, "sure": "1"})).status_code == 403
-    assert (await mails.counts()).dead == 1
+    assert (await mails.control.counts()).dead == 1
 
 
 async def test_access_may_be_async_answer_by_verbs_and_send_the_viewer_to_a_login(mails: JobQueue) -> None:
@@ -203,7 +203,7 @@ async def test_a_form_from_another_site_changes_nothing_as_flower_cve_2022_30034
 ) -> None:
     answer = await viewer.post("pause", {}, headers)
 
-    assert (answer.status_code == 303) == taken == await mails.is_paused()
+    assert (answer.status_code == 303) == taken == await mails.control.is_paused()
 
 
 async def test_the_host_that_a_proxy_forwards_counts_if_the_proxy_is_trusted(mails: JobQueue) -> None:
@@ -216,7 +216,7 @@ async def test_the_host_that_a_proxy_forwards_counts_if_the_proxy_is_trusted(mai
 
 async def test_a_get_changes_nothing_as_rq_dashboards_did(mails: JobQueue, viewer: Viewer) -> None:
     (job_id,) = await dead(mails)
-    before = await mails.counts()
+    before = await mails.control.counts()
 
     for action in ACTIONS:
         asked = urlencode({"id": job_id, "sure": "1", "name": "Mail", "kind": "delete", "state": "dead"})
@@ -224,7 +224,7 @@ async def test_a_get_changes_nothing_as_rq_dashboards_did(mails: JobQueue, viewe
     for view in VIEWS:
         await viewer.get(f"{view}?id={job_id}&sure=1")
 
-    assert (await mails.counts(), await mails.is_paused()) == (before, False)
+    assert (await mails.control.counts(), await mails.control.is_paused()) == (before, False)
 
 
 async def test_head_and_options_are_answered_and_other_methods_are_not(viewer: Viewer) -> None:
@@ -244,7 +244,7 @@ async def test_a_form_that_is_none_or_too_large_is_refused(mails: JobQueue, view
         await viewer.client.post(address, content=b"a=" + b"x" * 4_000_001, headers=same | FORM)
     ).status_code == 413
     assert (await viewer.client.post(address, content="a=1&" * 3000, headers=same | FORM)).status_code == 400
-    assert not await mails.is_paused()
+    assert not await mails.control.is_paused()
 
 
 async def test_a_page_may_load_and_send_only_what_is_its_own(viewer: Viewer) -> None:
@@ -361,8 +361,8 @@ async def test_texts_of_jobs_stay_texts_as_sidekiq_and_others_had_to_learn(
     await mails.push({EVIL: EVIL}, evil, job_id=ids[1])
     await run_all(mails)
     waiting = await mails.push({EVIL: EVIL}, evil, unique=EVIL, limit_key="<b>")
-    await mails.set_limit(name, max_concurrency=1)
-    await mails.pause(name)
+    await mails.control.set_limit(name, max_concurrency=1)
+    await mails.control.pause(name)
 
     for view in [
         "",

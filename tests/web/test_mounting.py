@@ -51,7 +51,7 @@ async def test_it_works_under_any_path_without_a_lifespan(
         if "/act/" not in address:
             assert (await viewer.client.get(address.replace("&amp;", "&"))).status_code in (200, 307), address
     await viewer.act("retry", id=job_id, back="jobs?state=dead")
-    assert (await mails.counts()).dead == 0
+    assert (await mails.control.counts()).dead == 0
 
 
 async def test_it_works_behind_a_root_path(mails: JobQueue) -> None:

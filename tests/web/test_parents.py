@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from viewer import Viewer, run_all, words
 
-from redisjobs import ChildGroup, JobContext, JobInfo, JobQueue, Priority, PushedJob, State, no_retry
+from redisjobs import JobContext, JobInfo, JobQueue, Priority, PushedJob, State, no_retry
+from redisjobs.control import ChildGroup
 from redisjobs.web import Dashboard
 from redisjobs.web.board.filters import key_of
 from redisjobs.web.pages.job import story
@@ -43,7 +44,7 @@ class Press:
         return job
 
     async def ids(self, parent: PushedJob) -> list[str]:
-        (group,) = await self.queue.children(parent)
+        (group,) = await self.queue.control.children(parent)
         return [child.job_id for child in group.children]
 
 
@@ -141,7 +142,7 @@ async def test_the_question_before_a_cancel_says_how_many_children_are_cancelled
     assert "Cancel 1 job, and 2 children that have not ended? This can't be undone." in asked
     await viewer.act("cancel", id=parent.id, sure="1")
 
-    assert (await press.queue.counts()).delayed == 0
+    assert (await press.queue.control.counts()).delayed == 0
 
 
 async def test_a_retried_child_whose_parent_had_gone_on_is_a_job_by_itself_which_the_page_says(

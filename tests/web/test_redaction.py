@@ -89,7 +89,7 @@ async def test_what_was_hidden_before_an_edit_stays_hidden_in_the_history(mails:
 
     handle = await mails.push({"body": "an old secret " * 100}, letters)
     await run_all(mails)
-    await mails.requeue(handle.id, parameters={"body": "a new secret"})
+    await mails.control.requeue(handle.id, parameters={"body": "a new secret"})
     found = await mails.get(handle.id)
     assert found is not None
     assert "old secret" in str(found.history), "the notes are cut, and the page must hide what is left of them"
@@ -103,7 +103,7 @@ async def test_what_was_hidden_before_an_edit_stays_hidden_in_the_history(mails:
 async def test_limit_keys_that_are_made_of_what_is_hidden_are_hidden(
     mails: JobQueue, redact: list[str] | Callable[[str, str, str], str]
 ) -> None:
-    await mails.set_limit("Mail", rate="1/h", burst=1)
+    await mails.control.set_limit("Mail", rate="1/h", burst=1)
     keys = ("of nowhere", "of nowhere", "to nowhere", "to nowhere")
     handles = [await mails.push(Mail("nowhere"), limit_key=key) for key in keys]
     await run_all(mails)

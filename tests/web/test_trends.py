@@ -46,7 +46,7 @@ async def test_a_name_has_plots_of_its_own_and_is_paused_there(
     assert "No worker has reported jobs of this name" in await viewer.see("name?name=Other")
     assert (await viewer.get("name?name=")).status_code == 404
     assert "Resume this name" in await viewer.act("pause", name="Mail", back="name?name=Mail")
-    assert await mails.is_paused("Mail")
+    assert await mails.control.is_paused("Mail")
 
 
 @pytest.mark.parametrize("chosen", ["1h", "8h", "3d", "9999d", "<b>"])
@@ -89,7 +89,7 @@ async def test_a_schedule_shows_how_its_jobs_fared(
 
 async def test_the_history_of_a_job_is_told(mails: JobQueue, viewer: Viewer) -> None:
     (job_id,) = await dead(mails)
-    await mails.requeue(job_id)
+    await mails.control.requeue(job_id)
     await run_all(mails)
 
     shown = await viewer.see(f"job?id={job_id}")
@@ -101,7 +101,7 @@ async def test_the_history_of_a_job_is_told(mails: JobQueue, viewer: Viewer) -> 
 
 async def test_jobs_are_found_by_the_worker_that_ended_them(mails: JobQueue, viewer: Viewer) -> None:
     await dead(mails)
-    (job,) = await mails.jobs("dead")
+    (job,) = await mails.control.jobs("dead")
 
     assert "no such place" in await viewer.see(f"jobs?state=dead&worker={job.worker}")
     assert "No dead job matches." in await viewer.see("jobs?state=dead&worker=other")

@@ -29,7 +29,7 @@ async def test_the_overview_says_what_is_wrong_before_any_table(mails: JobQueue,
     viewer = Viewer(Dashboard(mails), mails.name)
     assert "No worker is alive, and 2 jobs wait." in await viewer.see()
 
-    await mails.pause()
+    await mails.control.pause()
     viewer = Viewer(Dashboard(mails), mails.name)
     assert "The queue is paused since" in await viewer.see()
 
@@ -133,7 +133,7 @@ async def test_the_result_of_a_job_that_is_not_kept_is_found_by_its_id(redis_sto
 
 async def test_the_error_of_a_deleted_dead_letter_is_found_by_its_id(mails: JobQueue, viewer: Viewer) -> None:
     (job_id,) = await dead(mails)
-    await mails.delete(job_id)
+    await mails.control.delete(job_id)
 
     shown = await viewer.see(f"job?id={job_id}")
 
@@ -145,7 +145,7 @@ async def test_the_page_of_an_unknown_id_says_what_is_known_of_it(mails: JobQueu
     answer = await viewer.get("job?id=unknown")
 
     assert answer.status_code == 404
-    assert (await mails.why("unknown")).sentence in words(answer.text)
+    assert (await mails.control.why("unknown")).sentence in words(answer.text)
     assert "compare the queue's name and its server" in words(answer.text).lower()
     assert (await viewer.get("job")).status_code == 404
 
@@ -154,17 +154,17 @@ async def test_a_job_says_why_it_does_not_run_with_the_facts_and_what_to_do(
     mails: JobQueue, viewer: Viewer
 ) -> None:
     first, second = await mails.push_many([Mail("joe"), Mail("ann")])
-    await mails.pause("Mail")
+    await mails.control.pause("Mail")
 
     page = (await viewer.get(f"job?id={second.id}")).text
-    known = await mails.why(second.id)
+    known = await mails.control.why(second.id)
 
     assert f"{known.sentence} `redisjobs resume --name Mail --queue {mails.name}`".replace("`", "") in words(page)
     assert f"<code>redisjobs resume --name Mail --queue {mails.name}</code>" in page
     assert 'class="card why delayed"' in page
     assert "Jobs before it 1" in words(page)
 
-    await mails.resume("Mail")
+    await mails.control.resume("Mail")
     page = (await Viewer(Dashboard(mails), mails.name).get(f"job?id={first.id}")).text
     assert "No worker of queue" in words(page)
     assert 'class="card why dead"' in page
@@ -180,7 +180,7 @@ async def test_schedules_are_in_words_with_their_next_slots(mails: JobQueue, vie
 
 
 async def test_a_limit_shows_who_runs_and_who_waits(mails: JobQueue, viewer: Viewer) -> None:
-    await mails.set_limit("Mail", max_concurrency=3, rate="50/s")
+    await mails.control.set_limit("Mail", max_concurrency=3, rate="50/s")
 
     assert "3 at once, 50/s, 6 together 0 running 0 waiting" in await viewer.see("limits")
 

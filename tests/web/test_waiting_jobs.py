@@ -100,7 +100,7 @@ async def test_a_form_sends_a_signal_with_a_value(shop: Shop, viewer: Viewer) ->
 
     assert "the job took it, and goes on" in shown
     assert await state_of(shop.queue, job) is State.READY
-    assert [step.value for step in await shop.queue.steps(job)][-1] == '{"by":"ann"}'
+    assert [step.value for step in await shop.queue.control.steps(job)][-1] == '{"by":"ann"}'
 
 
 async def test_a_signal_without_a_value_is_null_and_one_that_comes_early_is_kept(

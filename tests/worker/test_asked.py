@@ -43,7 +43,7 @@ async def running(worker: Worker) -> AsyncIterator[anyio.Event]:
 
 
 async def info_of(queue: JobQueue, worker: Worker) -> WorkerInfo:
-    (info,) = [info for info in await queue.workers() if info.worker_id in worker.worker_ids]
+    (info,) = [info for info in await queue.control.workers() if info.worker_id in worker.worker_ids]
     return info
 
 
@@ -52,7 +52,7 @@ async def is_quiet(queue: JobQueue, worker: Worker) -> bool:
 
 
 async def is_ready(queue: JobQueue, number: int) -> bool:
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     return (sum(counts.ready.values()), counts.running) == (number, 0)
 
 
@@ -77,7 +77,7 @@ async def test_a_quiet_worker_claims_nothing_while_its_jobs_go_on_until_it_is_to
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
 
-        assert await queue.quiet_worker(worker.worker_id) is Reply.OK
+        assert await queue.control.quiet_worker(worker.worker_id) is Reply.OK
         assert (await info_of(queue, worker)).quiet
         await until_quiet(worker)
         await queue.push_many([Work(2), Work(3)])
@@ -87,7 +87,7 @@ async def test_a_quiet_worker_claims_nothing_while_its_jobs_go_on_until_it_is_to
         assert len(seen.started) == 1
         assert worker.health.ready
 
-        assert await queue.resume_worker(await info_of(queue, worker)) is Reply.OK
+        assert await queue.control.resume_worker(await info_of(queue, worker)) is Reply.OK
         await eventually(lambda: len(seen.ended) == 3)
         info = await info_of(queue, worker)
         assert (info.quiet, info.stopping) == (False, False)
@@ -100,7 +100,7 @@ async def test_a_quiet_worker_still_promotes_and_recovers_jobs_for_others(store:
         await lost.open()
         worker = Worker(queue, lease=0.6)
         async with running(worker):
-            await queue.quiet_worker(worker.worker_id)
+            await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
             await queue.push(Work(1))
             assert len((await lost.exchange([], 1)).leases) == 1
@@ -132,7 +132,7 @@ async def test_a_claim_that_was_under_way_starts_no_job_of_a_quiet_worker(
         await queue.push(Work(1), job_id="a")
         async with running(worker):
             await arrived.wait()
-            await queue.quiet_worker(worker.worker_id)
+            await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
             go_on.set()
             await until(lambda: is_ready(queue, 1))
@@ -150,7 +150,7 @@ async def test_a_wish_whose_notification_is_lost_is_heard_by_the_next_heartbeat(
     async with JobQueue(store.driver, store.queue_name) as queue:
         worker = Worker(seen.handle(queue), lease=0.6)
         async with running(worker) as ended:
-            assert await getattr(queue, wish)(worker.worker_id) is Reply.OK
+            assert await getattr(queue.control, wish)(worker.worker_id) is Reply.OK
             await (until_quiet(worker) if wish == "quiet_worker" else ended.wait())
 
 
@@ -161,9 +161,9 @@ async def test_a_wish_that_is_repeated_is_obeyed_once(
     worker = Worker(seen.handle(queue), lease=0.3)
     async with running(worker):
         for _ in range(3):
-            await queue.quiet_worker(worker.worker_id)
+            await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
-        await queue.resume_worker(worker.worker_id)
+        await queue.control.resume_worker(worker.worker_id)
         await until_quiet(worker, is_so=False)
 
     assert caplog.text.count("an operator asked this worker to be quiet") == 1
@@ -183,17 +183,17 @@ async def test_a_worker_that_is_asked_to_stop_ends_its_jobs_and_returns(
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
 
-        assert await queue.stop_worker(worker.worker_id) is Reply.OK
+        assert await queue.control.stop_worker(worker.worker_id) is Reply.OK
         await eventually(lambda: "stopping" in worker.health.why)
         assert (await info_of(queue, worker)).stopping
-        assert await queue.resume_worker(worker.worker_id) is Reply.STOPPING
-        assert await queue.stop_worker(worker.worker_id) is Reply.OK
+        assert await queue.control.resume_worker(worker.worker_id) is Reply.STOPPING
+        assert await queue.control.stop_worker(worker.worker_id) is Reply.OK
         await queue.push(Work(2))
         seen.may_end.set()
         await ended.wait()
 
-        assert await queue.workers() == []
-        assert await queue.stop_worker(worker.worker_id) is Reply.NOT_FOUND
+        assert await queue.control.workers() == []
+        assert await queue.control.stop_worker(worker.worker_id) is Reply.NOT_FOUND
     assert (len(seen.ended), calls) == (1, [True])
     await eventually(lambda: "an operator asked this worker to stop; waiting for 1 job until" in caplog.text)
     assert caplog.text.count("an operator asked this worker to stop") == 1
@@ -210,9 +210,9 @@ async def test_jobs_that_outlast_the_grace_of_an_asked_stop_go_back(queue: JobQu
     async with running(worker) as ended:
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
-        await queue.stop_worker(worker.worker_id)
+        await queue.control.stop_worker(worker.worker_id)
         await ended.wait()
-    assert sum((await queue.counts()).ready.values()) == 1
+    assert sum((await queue.control.counts()).ready.values()) == 1
 
 
 async def test_a_stop_ends_a_worker_within_its_grace_though_it_waited_for_its_last_jobs_for_any_time(
@@ -225,7 +225,7 @@ async def test_a_stop_ends_a_worker_within_its_grace_though_it_waited_for_its_la
         await queue.push(Work(1))
         await eventually(lambda: "stopping" in worker.health.why)
         assert not ended.is_set()
-        await queue.stop_worker(worker.worker_id)
+        await queue.control.stop_worker(worker.worker_id)
         await ended.wait()
     assert worker.asked_by_operator
 
@@ -246,7 +246,7 @@ async def test_a_stop_is_heard_though_a_handler_blocks_the_event_loop(store: Sto
         async with running(worker) as ended:
             await block.push()
             await ended.wait()
-        assert (await queue.counts()).totals["completed"] == 1
+        assert (await queue.control.counts()).totals["completed"] == 1
 
 
 # Under another id
@@ -259,18 +259,18 @@ async def test_a_quiet_worker_that_was_taken_for_dead_stays_quiet_under_its_new_
         worker = Worker(seen.handle(queue), lease=0.6)
         async with running(worker):
             first = worker.worker_id
-            await queue.quiet_worker(first)
+            await queue.control.quiet_worker(first)
             await until_quiet(worker)
             await queue.push(Work(1))
             with closing(Heart(store.consumer(first))) as dead:
                 assert dead.release() == 0  # and it is fenced
 
             await eventually(lambda: worker.worker_id != first, within=15)
-            assert await queue.quiet_worker(first) is Reply.NOT_FOUND
+            assert await queue.control.quiet_worker(first) is Reply.NOT_FOUND
             await until(lambda: is_quiet(queue, worker))
             assert seen.started == []
 
-            assert await queue.resume_worker(worker.worker_id) is Reply.OK
+            assert await queue.control.resume_worker(worker.worker_id) is Reply.OK
             await eventually(lambda: len(seen.ended) == 1)
 
 
@@ -283,7 +283,7 @@ async def test_a_worker_of_several_queues_is_quiet_for_the_queue_that_asked_and_
     first, second = queues
     worker = Worker([first, second])
     async with running(worker) as ended:
-        await first.quiet_worker(worker.worker_id)
+        await first.control.quiet_worker(worker.worker_id)
         await until_quiet(worker)
         assert f"quiet in queue '{first.name}'" in worker.health.why
         assert [(await info_of(each, worker)).quiet for each in queues] == [True, False]
@@ -292,10 +292,10 @@ async def test_a_worker_of_several_queues_is_quiet_for_the_queue_that_asked_and_
         await eventually(lambda: len(seen.ended) == 1)
         assert seen.ended == [second.name]
 
-        await second.stop_worker(worker.worker_id)
+        await second.control.stop_worker(worker.worker_id)
         await ended.wait()
-    assert [await each.workers() for each in queues] == [[], []]
-    assert sum((await first.counts()).ready.values()) == 1
+    assert [await each.control.workers() for each in queues] == [[], []]
+    assert sum((await first.control.counts()).ready.values()) == 1
 
 
 # Until idle
@@ -318,12 +318,12 @@ async def test_a_quiet_run_until_idle_ends_as_with_a_paused_queue_once_its_own_j
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
             await eventually(lambda: len(seen.started) == 1)
-            await queue.quiet_worker(worker.worker_id)
+            await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
             assert not ended.is_set()
             seen.may_end.set()
             await ended.wait()
-    assert (len(seen.ended), sum((await queue.counts()).ready.values())) == (1, 1)
+    assert (len(seen.ended), sum((await queue.control.counts()).ready.values())) == (1, 1)
 
 
 # In a program
@@ -333,8 +333,8 @@ async def test_a_program_goes_on_without_the_worker_of_its_service_that_was_aske
     queue: JobQueue, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with seen.handle(queue).service() as service:
-        (worker,) = await queue.workers()
-        await queue.stop_worker(worker)
+        (worker,) = await queue.control.workers()
+        await queue.control.stop_worker(worker)
         await eventually(lambda: not service.health.ready)
         await eventually(lambda: "goes on without a worker" in caplog.text)
         await queue.push(Work(1))
@@ -346,6 +346,8 @@ def test_what_names_no_worker_is_an_error_where_it_is_given() -> None:
     from redisjobs.sync import JobQueue as SyncJobQueue
 
     with SyncJobQueue("memory://", "q") as queue:
-        with pytest.raises(TypeError, match=r"^worker=5: give the id of a worker, or one of `queue.workers\(\)`$"):
-            queue.stop_worker(5)  # type: ignore[arg-type]
-        assert queue.quiet_worker("") is queue.resume_worker("no such") is Reply.NOT_FOUND
+        with pytest.raises(
+            TypeError, match=r"^worker=5: give the id of a worker, or one of `control.workers\(\)`$"
+        ):
+            queue.control.stop_worker(5)  # type: ignore[arg-type]
+        assert queue.control.quiet_worker("") is queue.control.resume_worker("no such") is Reply.NOT_FOUND

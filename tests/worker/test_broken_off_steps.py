@@ -11,9 +11,10 @@ from flows import Family
 from results import drain, result
 from store import MemoryStore, Store
 
-from redisjobs import JobContext, JobQueue, StepsFull, UnwritableResult, no_retry
+from redisjobs import JobContext, JobQueue, no_retry
 from redisjobs.drivers.memory.driver import MemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.errors import StepsFull, UnwritableResult
 from redisjobs.model.steps import MOST_STEPS, GetSteps, Steps
 from redisjobs.model.transitions import AddChildren, Exchange, SaveStep, Settlements
 

@@ -12,16 +12,8 @@ from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
 
-from redisjobs import (
-    JobCancelled,
-    JobContext,
-    JobFailed,
-    JobName,
-    JobQueue,
-    NotAdded,
-    State,
-    no_retry,
-)
+from redisjobs import JobCancelled, JobContext, JobFailed, JobName, JobQueue, State, no_retry
+from redisjobs.errors import NotAdded
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
@@ -122,7 +114,7 @@ async def test_a_requeue_from_a_step_runs_its_children_again_as_other_jobs(famil
     job = await family.parent(parent)
     assert (await family.found(job)).state is State.DEAD
     works.append(True)
-    await family.queue.requeue(job, from_step="render")
+    await family.queue.control.requeue(job, from_step="render")
     await drain(family.queue)
 
     assert await result(family.queue.result(job)) == [7, 1, 2]
@@ -256,9 +248,9 @@ async def test_a_cancel_of_the_parent_goes_down_to_its_children(family: Family) 
         await context.run_all([family.render.options(delay=HOUR).prepare(n) for n in range(3)], name="later")
 
     job = await family.parent(parent)
-    assert len([child async for child in family.queue.scan(State.DELAYED)]) == 3
+    assert len([child async for child in family.queue.control.scan(State.DELAYED)]) == 3
     await family.queue.cancel(job)
-    assert [left async for left in family.queue.scan(State.DELAYED)] == []
+    assert [left async for left in family.queue.control.scan(State.DELAYED)] == []
     assert await family.queue.get(job) is None
 
 
@@ -276,7 +268,7 @@ async def test_a_parent_that_dies_leaves_its_children_or_cancels_them(
 
     job = await family.parent(parent, retry=no_retry(), children=children)
     assert (await family.found(job)).state is State.DEAD
-    assert len([child async for child in family.queue.scan(State.DELAYED)]) == left
+    assert len([child async for child in family.queue.control.scan(State.DELAYED)]) == left
 
 
 async def test_a_dead_child_that_is_requeued_after_its_parent_went_on_runs_by_itself(family: Family) -> None:
@@ -285,8 +277,8 @@ async def test_a_dead_child_that_is_requeued_after_its_parent_went_on_runs_by_it
         return [type(each).__name__ for each in some]
 
     assert await family.of(parent) == ["JobFailed"]
-    (dead,) = [job async for job in family.queue.scan(State.DEAD)]
-    await family.queue.requeue(dead.job_id, parameters={"number": 5})
+    (dead,) = [job async for job in family.queue.control.scan(State.DEAD)]
+    await family.queue.control.requeue(dead.job_id, parameters={"number": 5})
     await drain(family.queue)
     assert family.ran == {-5: 1, 5: 1}
-    assert [left async for left in family.queue.scan(State.DEAD)] == []
+    assert [left async for left in family.queue.control.scan(State.DEAD)] == []

@@ -39,10 +39,10 @@ async def test_no_parent_is_parked_for_ever_however_its_children_end(family: Fam
     job = await family.parent(parent)
     await family.queue.cancel("cancelled 2")
     await family.queue.cancel("cancelled 3")
-    await family.queue.hold("held")
+    await family.queue.control.hold("held")
     await family.queue.cancel("held")
-    (dead,) = [letter async for letter in family.queue.scan(State.DEAD)]
-    await family.queue.delete(dead.job_id)
+    (dead,) = [letter async for letter in family.queue.control.scan(State.DEAD)]
+    await family.queue.control.delete(dead.job_id)
     assert (await family.found(job)).state is State.SUSPENDED
     store.clock.ahead += 2 * HOUR
     await drain(family.queue)
@@ -113,7 +113,7 @@ async def test_a_handler_may_be_as_random_as_it_likes(family: Family, store: Sto
         return [drawn, await context.step("draw", random.random)]
 
     job = await family.parent(parent)
-    first = [step.value for step in await family.queue.steps(job) if step.key == "draw"]
+    first = [step.value for step in await family.queue.control.steps(job) if step.key == "draw"]
     store.clock.ahead += HOUR + 1
     await drain(family.queue)
     drawn, again = await result(family.queue.result(job))

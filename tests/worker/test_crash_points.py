@@ -147,8 +147,8 @@ async def check_that_each_job_ends_once(url: str, name: str) -> None:
         tasks.start_soon(worker.run)
         await eventually(ended, within=20)
         tasks.cancel_scope.cancel()
-    counts = await queue.counts()
-    (letter,) = await queue.jobs("dead")
+    counts = await queue.control.counts()
+    (letter,) = await queue.control.jobs("dead")
     await queue.aclose()
 
     once = {"pushed": 4, "completed": 3, "retried": 1, "dead": 1}

@@ -271,7 +271,7 @@ async def test_a_handler_that_waits_for_room_ends_with_its_time(
     await drain(queue)
 
     assert await anyio.to_thread.run_sync(ended.wait, 10)
-    assert (await queue.counts()).dead == 1
+    assert (await queue.control.counts()).dead == 1
 
 
 @pytest.mark.slow

@@ -89,8 +89,8 @@ async def test_a_job_that_kills_its_workers_is_a_dead_letter_after_three_deliver
     fleet.worker("survivor", lease=0.4)
     fleet.push("good")
 
-    await eventually(lambda: fleet.queue.jobs(State.DEAD), within=20)
-    (dead,) = fleet.queue.jobs(State.DEAD)
+    await eventually(lambda: fleet.queue.control.jobs(State.DEAD), within=20)
+    (dead,) = fleet.queue.control.jobs(State.DEAD)
     await eventually(lambda: fleet.labels("end") == {"good": 1}, within=20)
 
     assert fleet.labels("start")["killer"] == 3
@@ -125,7 +125,7 @@ async def test_a_frozen_worker_that_wakes_after_its_lease_settles_nothing(
 
     await eventually(lambda: ["a", "other", "1", "2"] in fleet.recording("end"), within=20)
     await eventually(lambda: redis_store.located() == {})
-    assert fleet.queue.counts().totals["completed"] == 1
+    assert fleet.queue.control.counts().totals["completed"] == 1
     await eventually(lambda: b"lease was lost" in (fleet.folder / "log").read_bytes())
 
 
@@ -143,7 +143,7 @@ async def test_a_frozen_worker_that_wakes_settles_nothing_of_its_successor_of_th
 
     await eventually(lambda: ["a", "web-0", "1", "2"] in fleet.recording("end"), within=20)
     await eventually(lambda: redis_store.located() == {})
-    assert fleet.queue.counts().totals["completed"] == 1
+    assert fleet.queue.control.counts().totals["completed"] == 1
     await eventually(lambda: b"lease was lost" in (fleet.folder / "log").read_bytes())
 
 
@@ -160,7 +160,7 @@ async def test_a_worker_survives_a_restart_of_its_server(tmp_path: Path, queue_n
             fleet.push("after")
 
             await eventually(lambda: fleet.labels("end").keys() == {"before", "during", "after"}, within=20)
-            await eventually(lambda: fleet.queue.counts().totals.get("completed") == 3)
+            await eventually(lambda: fleet.queue.control.counts().totals.get("completed") == 3)
         finally:
             fleet.end()
 

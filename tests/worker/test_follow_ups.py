@@ -27,11 +27,11 @@ from redisjobs import (
     Snooze,
     State,
     Worker,
-    WrongType,
     sync,
 )
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.errors import WrongType
 from redisjobs.events import JobsPushed
 from redisjobs.events.middleware import OutgoingJob
 from redisjobs.model.driver import Driver, Fenced
@@ -116,7 +116,7 @@ async def test_a_job_that_a_handler_pushes_is_there_once_it_has_returned(work: B
     assert isinstance(pushed, JobHandle)
     assert (pushed.name, pushed.added, before) == ("Next", None, None)
     assert work.ran == [5]
-    assert (await work.queue.counts()).totals["pushed"] == 2
+    assert (await work.queue.control.counts()).totals["pushed"] == 2
     assert handle.id != pushed.id
 
 
@@ -173,12 +173,12 @@ async def test_a_job_that_another_queue_prepared_is_refused_wherever_it_is_given
                 await queue.push(wrong)  # type: ignore[call-overload]
             with pytest.raises(TypeError):
                 await queue.run(wrong)  # type: ignore[call-overload]
-        assert (await queue.counts()).totals.get("pushed", 0) == 0
+        assert (await queue.control.counts()).totals.get("pushed", 0) == 0
 
         (pushed,) = await queue.push_many([own])  # what was refused beside it can be pushed by itself
         assert pushed.added
         await Worker(queue).run(until_idle=True)
-        assert (await queue.counts()).totals["pushed"] == 1
+        assert (await queue.control.counts()).totals["pushed"] == 1
 
     (error,) = said
     assert refused in error
@@ -206,7 +206,10 @@ async def test_it_is_pushed_with_the_options_of_any_push_and_names_its_parent(wo
     assert info is not None
     assert (info.state, info.priority, info.unique, info.headers) == (State.DELAYED, "low", "key", {"a": "b"})
     assert info.parent == handle.id
-    assert sorted(json.loads(job.parameters)["text"] for job in await work.queue.jobs("delayed")) == ["x", "y"]
+    assert sorted(json.loads(job.parameters)["text"] for job in await work.queue.control.jobs("delayed")) == [
+        "x",
+        "y",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ async def test_a_handler_in_a_process_pushes_and_hears_what_is_wrong(work: Bench
     await job.push(number=6)
     await work.run()
 
-    one, other = await work.queue.jobs("delayed")
+    one, other = await work.queue.control.jobs("delayed")
     assert json.loads(one.parameters) == {"number": 7}
     assert other.job_id == f"after-{one.job_id}"
     said = (
@@ -340,7 +343,7 @@ async def test_a_job_that_was_prepared_is_pushed_as_any_other(work: Bench) -> No
     assert made is not None
     assert mine is not None
     assert (made.name, made.priority, made.parent, mine.parent) == ("child", "low", handle.id, handle.id)
-    assert (await work.queue.counts()).delayed == 2
+    assert (await work.queue.control.counts()).delayed == 2
 
 
 async def test_a_run_pushes_500_jobs_and_no_more(work: Bench) -> None:
@@ -370,7 +373,7 @@ async def test_a_run_pushes_4_mb_and_no_more(work: Bench) -> None:
     await work.handler(parent).push()
     await work.run()
 
-    assert (await work.queue.counts()).totals["completed"] == 9
+    assert (await work.queue.control.counts()).totals["completed"] == 9
 
 
 async def test_a_run_that_is_over_can_push_nothing_any_more(work: Bench) -> None:
@@ -439,7 +442,7 @@ async def test_a_push_by_a_thread_that_is_late_is_told_so_and_the_others_are_mad
     assert work.ran == ([] if is_first else [1])
     (told,) = late.told
     assert told.endswith("this run is over, so it can't push any more")
-    assert (await work.queue.counts()).totals["pushed"] == 1 + len(work.ran)
+    assert (await work.queue.control.counts()).totals["pushed"] == 1 + len(work.ran)
 
 
 @pytest.mark.slow
@@ -454,7 +457,7 @@ async def test_a_late_push_of_a_handler_in_a_process_is_no_push_of_the_next_job_
 
     told = (tmp_path / "told").read_text()
     assert told.endswith("this run is over, so it can't push any more")
-    assert not await work.queue.jobs("delayed")
+    assert not await work.queue.control.jobs("delayed")
 
 
 @pytest.mark.slow
@@ -625,7 +628,7 @@ async def test_a_job_whose_pushes_meet_a_spoiled_key_becomes_a_dead_letter_and_o
         assert watching.ends.count(("Next", False, "DriverError")) == 2
 
         admin.delete(key)
-        assert await work.queue.requeue(bad)
+        assert await work.queue.control.requeue(bad)
         await work.run()
         assert sorted(work.ran) == [1, 1, 2, 2, 3]
 
@@ -721,7 +724,7 @@ async def test_a_run_pushes_fewer_bytes_of_jobs_that_may_replace_others(work: Be
     await work.handler(parent).push()
     await work.run()
 
-    assert (await work.queue.counts()).totals["completed"] == 2
+    assert (await work.queue.control.counts()).totals["completed"] == 2
 
 
 def test_jobs_that_may_replace_others_go_in_smaller_calls() -> None:

@@ -376,7 +376,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     await worker_run.run()
 
     assert lost != [source.member.settings.worker_id]
-    assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
+    assert happened(await queue.control.counts()) == {"pushed": 1, "completed": 1}
     assert source.settler.refused == 0
     assert "job a: settled, or another worker has it; no answer came" in caplog.messages
 
@@ -427,7 +427,7 @@ async def test_a_worker_whose_consumer_was_removed_with_redis_cli_takes_its_job_
             ends.set()
             await eventually(lambda: not store.located(), within=20)
             worker.stop()
-        assert happened(await queue.counts()) == {"pushed": 1, "completed": 1, "reclaimed": 1}
+        assert happened(await queue.control.counts()) == {"pushed": 1, "completed": 1, "reclaimed": 1}
     assert runs == [1]
     assert any("handed back 1 jobs that were neither pending" in text for text in caplog.messages)
 

@@ -68,7 +68,7 @@ async def test_jobs_that_may_kill_run_one_by_one_and_nothing_beside_them(store: 
 
         assert [watched.beside[job_id] for job_id in "abc"] == [{"a"}, {"b"}, {"c"}]
         assert len(watched.beside) == 23
-        counts = await watched.queue.counts()
+        counts = await watched.queue.control.counts()
         assert (counts.dead, counts.totals["completed"]) == (0, 23)
 
 
@@ -107,7 +107,7 @@ async def test_a_worker_that_is_always_busy_makes_room_for_one_in_the_end(store:
         for gate in watched.gates.values():
             gate.set()
         await eventually(lambda: "a" in watched.beside, within=20)
-        assert (await watched.queue.counts()).ready[Priority.NORMAL]
+        assert (await watched.queue.control.counts()).ready[Priority.NORMAL]
         worker.stop()
     assert watched.beside["a"] == {"a"}
 

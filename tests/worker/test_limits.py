@@ -18,16 +18,16 @@ from redisjobs import (
     JobContext,
     JobName,
     JobQueue,
-    LimitInfo,
     Middleware,
-    RegistrationError,
     Reply,
     Schedule,
     Worker,
     no_retry,
     sync,
 )
+from redisjobs.control import LimitInfo
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.errors import RegistrationError
 from redisjobs.model.changes import Cancel, SetLimit, Tidy
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.info import limit_infos
@@ -85,7 +85,7 @@ async def test_workers_run_no_more_at_once_than_a_limit_allows_and_all_in_the_en
         await queue.push_many(Export(tenant, page) for page in range(30) for tenant in ("ann", "joe"))
         async with running(*(Worker(queue, concurrency=20) for _ in range(2))):
             await eventually(lambda: done == 60)
-        (info,) = await queue.limits()
+        (info,) = await queue.control.limits()
 
     assert most == {"ann": 2, "joe": 2}
     assert (info.name, info.max_concurrency, info.rate, info.burst) == ("Export", 2, None, None)
@@ -111,10 +111,10 @@ async def test_jobs_of_other_names_have_the_slots_that_limited_ones_do_not_take(
             await other.push()
         async with running(Worker(queue, concurrency=2)):
             await eventually(lambda: others == 5)
-            while (await queue.counts()).running != 1:  # noqa: ASYNC110  (the last of the others is settled soon)
+            while (await queue.control.counts()).running != 1:  # noqa: ASYNC110  (the last of the others is settled soon)
                 await anyio.sleep(0.005)
             go_on.set()
-            while (await queue.counts()).totals["completed"] < 25:  # noqa: ASYNC110
+            while (await queue.control.counts()).totals["completed"] < 25:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
 
 
@@ -135,9 +135,9 @@ async def test_no_more_jobs_start_than_the_rate_allows_by_several_workers(store:
         for _ in range(15):
             await other.push()
         async with running(*(Worker(queue, concurrency=5) for _ in range(3))):
-            while (await queue.counts()).totals["completed"] < 18:  # noqa: ASYNC110
+            while (await queue.control.counts()).totals["completed"] < 18:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
-            while (waiting := (await queue.limits())[0].waiting) < 12:  # noqa: ASYNC110
+            while (waiting := (await queue.control.limits())[0].waiting) < 12:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
 
     assert (started, waiting) == (3, 12)
@@ -159,7 +159,7 @@ async def test_a_worker_that_runs_until_idle_goes_through_a_line_and_waits_for_n
             await alone.push()
             await seldom.push()
         await Worker(queue, concurrency=5).run(until_idle=True)
-        waiting = {info.name: info.waiting for info in await queue.limits()}
+        waiting = {info.name: info.waiting for info in await queue.control.limits()}
 
     assert ran == {"alone": 12, "seldom": 1}
     assert waiting == {"alone": 0, "seldom": 11}
@@ -207,7 +207,7 @@ async def test_a_sync_job_that_was_given_up_counts_for_its_limit_until_its_threa
             if how == "cancel":
                 await stuck.cancel()
             await eventually(lambda: "the thread still runs" in caplog.text)
-            (limit,) = await queue.limits()
+            (limit,) = await queue.control.limits()
             assert (limit.running, limit.waiting) == (1, 1)
             info = await stuck.info()
             assert info is not None
@@ -245,7 +245,7 @@ async def test_a_worker_that_stops_settles_a_job_whose_thread_runs_on(
         async with running(Worker(queue, concurrency=4)):
             await eventually(lambda: "the thread still runs" in caplog.text)
         info = await stuck.info()
-        (limit,) = await queue.limits()
+        (limit,) = await queue.control.limits()
 
     assert info is not None
     assert (info.state, info.error.partition(":")[0]) == (State.DEAD, "JobTimeout")
@@ -261,7 +261,7 @@ async def test_a_worker_that_runs_until_idle_waits_a_lease_for_a_thread_that_run
         await export.push("stuck")
         with anyio.fail_after(15):
             await Worker(queue, concurrency=2, lease=0.5).run(until_idle=True)
-        (letter,) = await queue.jobs(State.DEAD)
+        (letter,) = await queue.control.jobs(State.DEAD)
 
     assert letter.error.startswith("JobTimeout")
     assert did == ["stuck begins"]
@@ -285,7 +285,7 @@ async def test_a_worker_that_runs_until_idle_runs_the_next_in_line_once_such_a_t
 
 async def until_totals(queue: JobQueue, **totals: int) -> None:
     with anyio.fail_after(20):
-        while not totals.items() <= (await queue.counts()).totals.items():  # noqa: ASYNC110  (a settlement sends no notification)
+        while not totals.items() <= (await queue.control.counts()).totals.items():  # noqa: ASYNC110  (a settlement sends no notification)
             await anyio.sleep(0.005)
 
 
@@ -306,7 +306,7 @@ async def test_a_worker_that_stops_leaves_the_next_in_line_to_another_at_once(st
             await began.wait()
             tasks.start_soon(second.run)
             await alone.push("b")
-            while not [info for info in await queue.limits() if info.waiting]:  # noqa: ASYNC110
+            while not [info for info in await queue.control.limits() if info.waiting]:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             first.stop()
             go_on.set()
@@ -332,7 +332,7 @@ async def test_a_line_goes_on_at_once_beside_many_that_wait_for_their_rate(store
         await queue.push_many(Export(f"k{key:02}", page) for page in range(2) for key in range(60))
         async with running(Worker(queue, lease=600)):
             await eventually(lambda: seldom_ran == 60)
-            while sum(info.waiting for info in await queue.limits()) < 60:  # noqa: ASYNC110
+            while sum(info.waiting for info in await queue.control.limits()) < 60:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             async with anyio.create_task_group() as tasks:
                 for number in range(20):
@@ -358,7 +358,7 @@ async def test_a_rate_goes_on_though_the_worker_that_was_to_look_was_killed(
         async def call() -> None:
             ran.set()
 
-        await queue.set_limit("call", rate="2/s", burst=1)
+        await queue.control.set_limit("call", rate="2/s", burst=1)
         await killed.open()
         assert (await killed.reclaim()).promotes
         await call.push()
@@ -380,7 +380,7 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         async def alone(who: str) -> None:
             ran.append(who)
 
-        await queue.set_limit("alone", max_concurrency=1)
+        await queue.control.set_limit("alone", max_concurrency=1)
         await stopping.open()
         await alone.push("a")
         await alone.push("b")
@@ -416,9 +416,9 @@ async def test_a_limit_that_is_raised_lets_idle_workers_go_on_at_once(store: Sto
             await alone.push(number)
         async with running(Worker(queue, concurrency=9, lease=600)):
             await eventually(lambda: began == [0])
-            await queue.set_limit("alone", max_concurrency=3)
+            await queue.control.set_limit("alone", max_concurrency=3)
             await eventually(lambda: began == [0, 1, 2])
-            await queue.set_limit("alone")
+            await queue.control.set_limit("alone")
             await eventually(lambda: began == [0, 1, 2, 3])
             go_on.set()
 
@@ -447,7 +447,7 @@ async def test_a_schedule_pushes_jobs_by_their_key(store: Store) -> None:
 
         await queue.schedules.put("own", Export("ann"), Schedule.daily(), limit_key="mine")
         await queue.schedules.run_now("own")
-        (info,) = await queue.jobs(State.READY)
+        (info,) = await queue.control.jobs(State.READY)
         (row,) = await rows_of(store.driver, State.READY, 9)
 
     declared = queue.declared["export"].job.fields
@@ -505,7 +505,7 @@ async def test_a_key_that_can_be_none_is_refused_and_nothing_is_pushed(key: Any,
         await queue.push(Export())
     with pytest.raises(ValueError, match=said):
         await queue.push(Export(), limit_key=key)
-    assert (await queue.counts()).totals["pushed"] == 0
+    assert (await queue.control.counts()).totals["pushed"] == 0
 
 
 async def test_a_registration_that_fails_leaves_nothing() -> None:
@@ -549,8 +549,8 @@ async def test_a_limit_that_makes_no_sense_is_refused_with_what_was_wrong(
         with pytest.raises(ValueError, match=said):
             call()
     with pytest.raises(ValueError, match=said):
-        await queue.set_limit("Export", **options)
-    assert (queue.definitions, await queue.limits()) == ({}, [])
+        await queue.control.set_limit("Export", **options)
+    assert (queue.definitions, await queue.control.limits()) == ({}, [])
 
 
 async def test_a_limit_key_that_is_no_function_is_refused() -> None:
@@ -620,10 +620,10 @@ async def test_the_first_job_of_a_rate_starts_also_as_the_clock_goes_on_within_t
 async def test_the_sync_face_does_the_same(store: Store) -> None:
     queue = sync.JobQueue(store.driver if not isinstance(store, RedisStore) else store.url, store.queue_name)
     with queue:
-        queue.set_limit(Export.job_name, max_concurrency=2, rate="5/m")
-        assert queue.limits() == [LimitInfo("Export", 2, "5/m", 1, {})]
-        queue.set_limit(JobName("Export", Export))
-        assert queue.limits() == []
+        queue.control.set_limit(Export.job_name, max_concurrency=2, rate="5/m")
+        assert queue.control.limits() == [LimitInfo("Export", 2, "5/m", 1, {})]
+        queue.control.set_limit(JobName("Export", Export))
+        assert queue.control.limits() == []
 
 
 # With redis-cli

@@ -250,8 +250,8 @@ async def test_an_idle_worker_that_stops_ends_its_blocking_read_in_order(
     await Worker(queue, lease=60).run(until_idle=True)
 
     assert queue.driver is not None
-    assert (await queue.counts()).running == 0
-    assert (await queue.jobs(State.READY)) == []
+    assert (await queue.control.counts()).running == 0
+    assert (await queue.control.jobs(State.READY)) == []
     await queue.aclose()
 
 
@@ -396,7 +396,7 @@ async def test_a_cancel_that_a_handler_leaves_behind_ends_neither_worker_nor_slo
         await Worker(queue, concurrency=1, grace=1).run(until_idle=True)
 
         assert ran.count("careful") == 2
-        assert (await queue.counts()).dead == 0
+        assert (await queue.control.counts()).dead == 0
 
 
 async def test_a_worker_returns_once_its_share_is_done(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -406,7 +406,7 @@ async def test_a_worker_returns_once_its_share_is_done(store: Store, caplog: pyt
 
         await Worker(queue, max_jobs=5, concurrency=4).run()
 
-        assert (await queue.counts()).totals["completed"] == 5
+        assert (await queue.control.counts()).totals["completed"] == 5
     assert "5 jobs were run" in caplog.text
 
 

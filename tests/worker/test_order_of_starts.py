@@ -191,7 +191,7 @@ async def test_a_job_that_came_beside_one_of_higher_priority_goes_to_another_wor
 
     assert starts.all[2:] == ["above", "below"]
     assert starts.deliveries == {1}
-    assert happened(await queue.counts())["completed"] == 4
+    assert happened(await queue.control.counts())["completed"] == 4
 
 
 async def test_short_jobs_are_not_claimed_ahead_where_jobs_of_several_priorities_come(
@@ -258,12 +258,12 @@ async def test_priorities_are_strict_where_some_jobs_may_not_start(
     starts.handle(queue)
     waiting = await queue.push_many([Other(), Other()], priority=HIGH)
     if why == "a limit":
-        await queue.set_limit("other", max_concurrency=1)
+        await queue.control.set_limit("other", max_concurrency=1)
     elif why == "a name is paused":
-        await queue.pause("other")
+        await queue.control.pause("other")
     else:
         for each in waiting:
-            await queue.hold(each.id)
+            await queue.control.hold(each.id)
     await push(queue, [f"below {number}" for number in range(12)])
     async with working(Worker(queue, concurrency=3)):
         await starts.reach(3)

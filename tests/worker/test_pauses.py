@@ -148,15 +148,15 @@ async def test_workers_start_nothing_while_their_queue_is_paused_and_go_on_at_on
             await queue.push(Work(0))
             await eventually(lambda: ran)
 
-            await queue.pause()
-            assert await queue.is_paused()
+            await queue.control.pause()
+            assert await queue.control.is_paused()
             await queue.push_many([Work(number) for number in range(1, 20)])
             await everybody_has_looked(queue, workers)
             assert ran == [Work(0)]
 
-            await queue.resume()
+            await queue.control.resume()
             await eventually(lambda: len(ran) == 20)
-            assert not await queue.is_paused()
+            assert not await queue.control.is_paused()
             for worker in workers:
                 worker.stop()
 
@@ -170,7 +170,7 @@ async def everybody_has_looked(queue: JobQueue, workers: list[Worker]) -> None:
 
 
 async def test_a_worker_that_is_started_on_a_paused_queue_waits(queue: JobQueue, ran: list[Any]) -> None:
-    await queue.pause()
+    await queue.control.pause()
     await queue.push(Work(1))
     worker = Worker(queue)
     with anyio.fail_after(20):
@@ -179,7 +179,7 @@ async def test_a_worker_that_is_started_on_a_paused_queue_waits(queue: JobQueue,
             await eventually(lambda: worker._current and worker._current.sources[0].claims.queue_paused)
             assert (worker.health.live, worker.health.ready) == (True, True)
             assert ran == []
-            await queue.resume()
+            await queue.control.resume()
             await eventually(lambda: ran == [Work(1)])
             worker.stop()
 
@@ -189,22 +189,22 @@ async def test_workers_run_other_names_and_other_jobs_meanwhile(queue: JobQueue,
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await queue.pause(name="Work")
-            assert [await queue.is_paused(), await queue.is_paused("Work")] == [False, True]
+            await queue.control.pause(name="Work")
+            assert [await queue.control.is_paused(), await queue.control.is_paused("Work")] == [False, True]
             await queue.push_many([Work(number) for number in range(5)])
             held = await queue.push(Other(1), delay=0.05)
-            assert await queue.hold(held) is Reply.HELD
+            assert await queue.control.hold(held) is Reply.HELD
             await queue.push(Other(2))
             await eventually(lambda: ran == [Other(2)])
 
-            await queue.resume(JobName("Work", Work))
+            await queue.control.resume(JobName("Work", Work))
             await eventually(lambda: len(ran) == 6)
-            assert await queue.unhold(held)
+            assert await queue.control.unhold(held)
             await eventually(lambda: len(ran) == 7)
             worker.stop()
 
     assert ran[1:6] == [Work(number) for number in range(5)]
-    assert (await queue.counts()).totals["completed"] == 7
+    assert (await queue.control.counts()).totals["completed"] == 7
 
 
 @pytest.mark.parametrize("what", ["the queue", "a name", "jobs"])
@@ -212,9 +212,9 @@ async def test_a_worker_that_runs_until_idle_does_not_wait_for_what_may_not_star
     queue: JobQueue, ran: list[Any], what: str
 ) -> None:
     stop: dict[str, Callable[[], Awaitable[object]]] = {
-        "the queue": queue.pause,
-        "a name": partial(queue.pause, "Work"),
-        "jobs": partial(queue.hold_all, "ready"),
+        "the queue": queue.control.pause,
+        "a name": partial(queue.control.pause, "Work"),
+        "jobs": partial(queue.control.hold_all, "ready"),
     }
     await queue.push_many([Work(1), Work(2)])
     await stop[what]()
@@ -223,9 +223,9 @@ async def test_a_worker_that_runs_until_idle_does_not_wait_for_what_may_not_star
         await Worker(queue, lease=0.5).run(until_idle=True)
     assert ran == ([] if what == "the queue" else [Other(1)])
 
-    await queue.resume()
-    await queue.resume("Work")
-    await queue.unhold_all("ready")
+    await queue.control.resume()
+    await queue.control.resume("Work")
+    await queue.control.unhold_all("ready")
     with anyio.fail_after(20):
         await Worker(queue, lease=0.5).run(until_idle=True)
     assert {type(one) for one in ran} == {Work, Other}
@@ -246,12 +246,12 @@ async def test_a_job_that_runs_as_its_queue_is_paused_finishes(queue: JobQueue) 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await began.wait()
-            await queue.pause()
+            await queue.control.pause()
             finish.set()
             while await handle.info() is not None:
                 await anyio.lowlevel.checkpoint()
             worker.stop()
-    await queue.resume()
+    await queue.control.resume()
 
 
 # Both faces
@@ -260,15 +260,15 @@ async def test_a_job_that_runs_as_its_queue_is_paused_finishes(queue: JobQueue) 
 async def test_many_jobs_are_held_and_let_go_by_a_filter(queue: JobQueue) -> None:
     await queue.push_many([Work(number) for number in range(5)] + [Other(1)])
     await queue.push_many([Work(9)], delay=60)
-    assert await queue.hold_all("ready", name="Work") == 5
-    assert await queue.hold_all("delayed") == 1
-    assert [info.held for info in await queue.jobs(State.READY)] == [True] * 5 + [False]
-    assert (await queue.pauses()).held == 6
-    assert await queue.unhold_all("ready", text='"number":3') == 1
-    assert await queue.unhold_all("ready", name="Other") == 0
-    assert await queue.unhold_all("ready") == 4
-    assert await queue.unhold_all("delayed") == 1
-    assert (await queue.pauses()).held == 0
+    assert await queue.control.hold_all("ready", name="Work") == 5
+    assert await queue.control.hold_all("delayed") == 1
+    assert [info.held for info in await queue.control.jobs(State.READY)] == [True] * 5 + [False]
+    assert (await queue.control.pauses()).held == 6
+    assert await queue.control.unhold_all("ready", text='"number":3') == 1
+    assert await queue.control.unhold_all("ready", name="Other") == 0
+    assert await queue.control.unhold_all("ready") == 4
+    assert await queue.control.unhold_all("delayed") == 1
+    assert (await queue.control.pauses()).held == 0
 
 
 async def test_the_sync_face_does_the_same(store: Store) -> None:
@@ -276,19 +276,23 @@ async def test_the_sync_face_does_the_same(store: Store) -> None:
     with sync.JobQueue(url, store.queue_name) as queue:
         queue.register(Work)(lambda _: None)
         handles = queue.push_many([Work(1), Work(2)])
-        queue.pause()
-        queue.pause("Work")
-        assert [queue.is_paused(), queue.is_paused("Work"), queue.is_paused("Other")] == [True, True, False]
-        info = queue.pauses()
+        queue.control.pause()
+        queue.control.pause("Work")
+        assert [queue.control.is_paused(), queue.control.is_paused("Work"), queue.control.is_paused("Other")] == [
+            True,
+            True,
+            False,
+        ]
+        info = queue.control.pauses()
         assert (info.since is not None, [*info.names], info.held) == (True, ["Work"], 0)
-        assert queue.hold(handles[0]) is Reply.HELD
-        assert queue.hold_all("ready") == 2
-        assert queue.unhold(handles[0]) is True
-        assert queue.unhold(handles[0]) is False
-        assert queue.unhold_all("ready") == 1
-        queue.resume()
-        queue.resume("Work")
-        assert queue.pauses() == type(info)(None, {}, 0)
+        assert queue.control.hold(handles[0]) is Reply.HELD
+        assert queue.control.hold_all("ready") == 2
+        assert queue.control.unhold(handles[0]) is True
+        assert queue.control.unhold(handles[0]) is False
+        assert queue.control.unhold_all("ready") == 1
+        queue.control.resume()
+        queue.control.resume("Work")
+        assert queue.control.pauses() == type(info)(None, {}, 0)
 
 
 async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwhile(
@@ -422,11 +426,11 @@ async def test_a_worker_that_runs_until_idle_ends_though_its_queue_is_paused_as_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(worker.run, until_idle=True))
             await began.wait()
-            await queue.pause()
+            await queue.control.pause()
             await everybody_has_looked(queue, [worker])
             finish.set()
-    assert (await queue.counts()).totals["completed"] == 1
-    await queue.resume()
+    assert (await queue.control.counts()).totals["completed"] == 1
+    await queue.control.resume()
 
 
 async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
@@ -438,22 +442,22 @@ async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
         async def remind() -> None:
             ran.append("remind")
 
-        await queue.pause()
+        await queue.control.pause()
         await queue.push(Work(1))
         for _ in range(3):
             await remind.push()
         with anyio.fail_after(20):
             await Worker([queue, another], concurrency=1, lease=0.5).run(until_idle=True)
         assert ran == ["remind"] * 3
-    await queue.resume()
-    await queue.cancel_all("ready")
+    await queue.control.resume()
+    await queue.control.cancel_all("ready")
 
 
 async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a_lease(
     store: Store, queue: JobQueue, ran: list[Any]
 ) -> None:
     worker = Worker(queue, lease=0.5)
-    await queue.pause()
+    await queue.control.pause()
     await queue.push(Work(1))
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:

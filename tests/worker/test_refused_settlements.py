@@ -40,9 +40,9 @@ def configured(store: RedisStore, name: str) -> Iterator[None]:
 
 async def dead_letter(queue: JobQueue) -> JobInfo:
     """The one dead letter of a queue that has no other job."""
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (0, 0, 0, 1)
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     return dead
 
 
@@ -80,7 +80,7 @@ async def test_what_is_larger_than_the_server_takes_makes_one_dead_letter_and_th
     )
     assert "refuses" in dead.error
     assert sorted(ran) == list(range(40))
-    assert (await queue.counts()).totals["completed"] == 39
+    assert (await queue.control.counts()).totals["completed"] == 39
 
 
 @pytest.mark.parametrize("what", ["step", "checkpoint", "children"])
@@ -110,7 +110,7 @@ async def test_what_a_running_job_writes_and_the_store_refuses_makes_one_dead_le
         await drain(queue)
         dead = await dead_letter(queue)
         assert "refuses" in dead.error or "not added" in dead.error
-        assert (await queue.counts()).totals["completed"] == 9
+        assert (await queue.control.counts()).totals["completed"] == 9
 
 
 async def test_a_retry_at_which_the_script_fails_makes_a_dead_letter_and_the_others_go_on(
@@ -130,4 +130,4 @@ async def test_a_retry_at_which_the_script_fails_makes_a_dead_letter_and_the_oth
     dead = await dead_letter(queue)
     assert dead.job_id == job
     assert "exhausted" in dead.error
-    assert (await queue.counts()).totals["completed"] == 7
+    assert (await queue.control.counts()).totals["completed"] == 7

@@ -22,10 +22,10 @@ import pytest
 from store import RedisStore, Store, eventually
 
 import redisjobs.sync
-from redisjobs import DriverError, JobContext, JobQueue, Lifespan, Schedule, Worker
+from redisjobs import DriverError, JobContext, JobQueue, Schedule, Worker
 from redisjobs.events import WorkerStarted
 from redisjobs.model.driver import Driver
-from redisjobs.worker.service import WorkerOptions
+from redisjobs.worker.service import Lifespan, WorkerOptions
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.exchanger import Exchanger
 
@@ -105,7 +105,7 @@ async def test_without_schedules_none_fires_and_without_a_worker_none_runs(queue
 
 async def eventually_ready(queue: JobQueue) -> None:
     with anyio.fail_after(5):
-        while not await queue.jobs("ready"):  # noqa: ASYNC110  (no event tells of it)
+        while not await queue.control.jobs("ready"):  # noqa: ASYNC110  (no event tells of it)
             await anyio.sleep(0.01)
 
 
@@ -122,7 +122,7 @@ async def test_at_its_end_running_jobs_come_to_theirs(queue: JobQueue) -> None:
         await started.wait()
         tasks.start_soon(release, go)
     assert ran == [1]
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
     await queue.aclose()
 
 
@@ -167,7 +167,7 @@ async def test_a_program_that_is_cancelled_hands_its_jobs_back(queue: JobQueue) 
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
-    (job,) = await queue.jobs("ready")
+    (job,) = await queue.control.jobs("ready")
     assert job.deliveries == 0
     await queue.aclose()
 
@@ -349,7 +349,7 @@ async def test_a_lifespan_without_a_worker_connects_and_pushes_and_runs_nothing(
         await queue.push(Work(1))
         await anyio.sleep(0.05)
     assert ran == []
-    assert [job.name for job in await queue.jobs("ready")] == ["Work"]
+    assert [job.name for job in await queue.control.jobs("ready")] == ["Work"]
     await queue.aclose()
 
 
@@ -369,7 +369,7 @@ async def test_inside_of_a_lifespan_one_pushes_from_every_event_loop_and_thread(
     async with queue.lifespan(worker=False)(None), sync.lifespan(worker=False)(None):
         await queue.push(Work(1))
         await anyio.to_thread.run_sync(elsewhere)
-        assert len(await queue.jobs("ready")) == 4
+        assert len(await queue.control.jobs("ready")) == 4
 
 
 async def test_an_application_whose_store_refuses_does_not_start(redis_store: RedisStore) -> None:
@@ -499,7 +499,7 @@ async def test_a_web_application_runs_its_jobs_in_the_same_process_and_is_draine
     ran = re.findall(r"^to (\S+): Welcome$", said, re.MULTILINE)
     if where == "redis":  # what was pushed as it ended may be left, and is not lost
         async with JobQueue(url, redis_store.queue_name) as queue:
-            ran += [job.parameters.split('"')[3] for job in await queue.jobs("ready")]
+            ran += [job.parameters.split('"')[3] for job in await queue.control.jobs("ready")]
     assert sorted(ran) == sorted(emails)
     assert "Traceback" not in said
 
@@ -533,7 +533,7 @@ async def test_the_same_application_only_pushes_and_a_process_of_its_own_runs_th
     worker = started([sys.executable, "web_worker.py"], where)
     async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
         with anyio.fail_after(30):
-            while (await queue.counts()).totals["completed"] < 20:  # noqa: ASYNC110  (another process)
+            while (await queue.control.counts()).totals["completed"] < 20:  # noqa: ASYNC110  (another process)
                 await anyio.sleep(0.05)
     worker.send_signal(signal.SIGTERM)
     said, _ = await anyio.to_thread.run_sync(worker.communicate)

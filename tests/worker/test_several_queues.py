@@ -253,7 +253,7 @@ async def test_it_is_idle_when_all_queues_are_and_its_share_of_jobs_is_of_all(
     assert len(seen.ended) == 7
     await drain(Worker(queues))
     assert Counter(seen.ended) == {first.name: 1, second.name: 30}
-    assert [happened(await queue.counts())["completed"] for queue in queues] == [1, 30]
+    assert [happened(await queue.control.counts())["completed"] for queue in queues] == [1, 30]
 
 
 async def test_a_stop_lets_what_runs_of_every_queue_come_to_its_end(
@@ -270,7 +270,7 @@ async def test_a_stop_lets_what_runs_of_every_queue_come_to_its_end(
 
     assert Counter(seen.ended) == {queue.name: 3 for queue in queues}
     for queue in queues:
-        assert happened(await queue.counts())["completed"] == 3
+        assert happened(await queue.control.counts())["completed"] == 3
 
 
 async def test_a_worker_of_several_queues_can_run_again(queues: tuple[JobQueue, JobQueue], seen: Seen) -> None:
@@ -340,8 +340,8 @@ async def test_a_failure_is_tried_again_as_its_own_queue_says() -> None:
 
     await drain(Worker([once, often]))
 
-    assert [(await queue.counts()).dead for queue in (once, often)] == [1, 0]
-    assert (await often.counts()).delayed == 1
+    assert [(await queue.control.counts()).dead for queue in (once, often)] == [1, 0]
+    assert (await often.control.counts()).delayed == 1
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ async def test_a_step_is_called_once_although_the_job_is_tried_again(bench: Benc
 
     assert (bench.calls("charge"), bench.calls("fail"), bench.calls("mail")) == (1, 3, 1)
     assert bench.told == ["'charge 1'", "None", "'mail 1'"]
-    assert (await bench.queue.counts()).totals["retried"] == 2
+    assert (await bench.queue.control.counts()).totals["retried"] == 2
 
 
 async def test_a_result_comes_back_as_the_annotation_of_its_function_says(bench: Bench) -> None:
@@ -50,7 +50,9 @@ async def test_a_result_comes_back_as_the_annotation_of_its_function_says(bench:
 async def test_a_saved_result_that_does_not_fit_the_annotation_any_more_is_an_error(bench: Bench) -> None:
     job_id = await bench.push(["step", "charge"], ["fail", 9])
     await drain(bench.queue)
-    requeued = await bench.queue.requeue(job_id, parameters={"acts": [["step", "charge", "point"]], "folder": ""})
+    requeued = await bench.queue.control.requeue(
+        job_id, parameters={"acts": [["step", "charge", "point"]], "folder": ""}
+    )
     assert requeued
     await drain(bench.queue)
 
@@ -187,7 +189,7 @@ async def test_the_version_is_that_of_the_handler_that_saved_the_first_step(
         job_id = await old.push(*acts, ["fail", 9])
         await drain(old.queue)
         new = Bench(store, kind, tmp_path, version=4)
-        await new.queue.requeue(job_id, parameters={"acts": acts, "folder": str(tmp_path)})
+        await new.queue.control.requeue(job_id, parameters={"acts": acts, "folder": str(tmp_path)})
         await drain(new.queue)
         assert new.told == ["3", "'charge 1'", "3", "None"]
 
@@ -202,5 +204,5 @@ async def test_a_plain_job_reads_no_steps_and_leaves_none(bench: Bench, store: S
     await drain(bench.queue)
 
     assert bench.calls("plain") == 1
-    counts = await bench.queue.counts()
+    counts = await bench.queue.control.counts()
     assert (counts.totals["completed"], counts.totals["dead"]) == (2, 0)

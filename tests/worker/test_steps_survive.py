@@ -135,7 +135,7 @@ async def test_a_save_waits_while_the_server_is_away_and_goes_through(
     job_id = await bench.push(["await file", "go"], ["step", "charge"], ["checkpoint", 5], ["saved"])
     away = Bench(redis_store, kind, tmp_path)
     url = redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/")
-    away.queue.move(url)
+    away.queue._connect(url)
     with anyio.fail_after(60):
         async with away.queue, anyio.create_task_group() as tasks:
             worker = Worker(away.queue, lease=30)
@@ -165,7 +165,7 @@ async def test_a_run_whose_time_is_over_waits_for_no_save(
     bench = Bench(redis_store, kind, tmp_path)
     job_id = await bench.push(["await file", "go"], ["try", "step", "charge"])
     away = Bench(redis_store, kind, tmp_path, timeout=2, retry=no_retry())
-    away.queue.move(redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/"))
+    away.queue._connect(redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/"))
     with anyio.fail_after(60):
         async with away.queue, anyio.create_task_group() as tasks:
             worker = Worker(away.queue, lease=60)

@@ -55,7 +55,7 @@ async def test_the_jobs_of_a_dead_child_run_elsewhere_at_once_and_it_is_replaced
     supervisor = fleet.command("--processes", "2", "--lease", "60", "--concurrency", "4")
     fleet.push(*(f"job-{n}" for n in range(8)), seconds=5)
     await eventually(lambda: len(fleet.recording("start")) == 8, within=20)
-    victim = int(fleet.queue.jobs(State.RUNNING)[0].worker.split(":")[1])
+    victim = int(fleet.queue.control.jobs(State.RUNNING)[0].worker.split(":")[1])
 
     os.kill(victim, signal.SIGKILL)
 
@@ -122,10 +122,10 @@ async def test_a_job_that_kills_its_process_each_time_is_a_dead_letter_and_the_o
     fleet.command("--processes", "3", "--lease", "60")
     fleet.push("killer", *(f"job-{n}" for n in range(20)), seconds=0.1)
 
-    await eventually(lambda: fleet.queue.counts().dead == 1, within=30)
-    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 20, within=20)
+    await eventually(lambda: fleet.queue.control.counts().dead == 1, within=30)
+    await eventually(lambda: fleet.queue.control.counts().totals.get("completed") == 20, within=20)
     assert fleet.labels("start")["killer"] == 3
-    assert fleet.queue.jobs(State.DEAD)[0].reason == "worker lost"
+    assert fleet.queue.control.jobs(State.DEAD)[0].reason == "worker lost"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ async def test_a_child_with_its_share_done_ends_its_jobs_and_is_replaced(
     assert set(fleet.labels("start").values()) == {1}
     if label == "job":
         assert max(workers.count(worker) for worker in workers) <= 5
-    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 12)
+    await eventually(lambda: fleet.queue.control.counts().totals.get("completed") == 12)
 
 
 async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
@@ -165,16 +165,18 @@ async def test_a_process_that_an_operator_stops_is_not_replaced_and_with_the_las
     fleet: Fleet,
 ) -> None:
     supervisor = fleet.command("--processes", "2", "--concurrency", "2")
-    await eventually(lambda: len(fleet.queue.workers()) == 2, within=20)
-    first, second = fleet.queue.workers()
+    await eventually(lambda: len(fleet.queue.control.workers()) == 2, within=20)
+    first, second = fleet.queue.control.workers()
     fleet.push("a", "b", "c", "d", seconds=1)
     await eventually(lambda: len(fleet.recording("start")) == 4, within=20)
 
-    assert fleet.queue.stop_worker(first) is Reply.OK
-    await eventually(lambda: [each.worker_id for each in fleet.queue.workers()] == [second.worker_id], within=20)
+    assert fleet.queue.control.stop_worker(first) is Reply.OK
+    await eventually(
+        lambda: [each.worker_id for each in fleet.queue.control.workers()] == [second.worker_id], within=20
+    )
     fleet.push("e")
     await eventually(lambda: "e" in fleet.labels("end"), within=20)
-    assert fleet.queue.stop_worker(second) is Reply.OK
+    assert fleet.queue.control.stop_worker(second) is Reply.OK
 
     assert supervisor.wait(20) == 0
     assert fleet.labels("end") == dict.fromkeys("abcde", 1)
@@ -186,9 +188,9 @@ async def test_a_process_whose_handler_never_ends_is_ended_by_force_after_an_ope
     worker = fleet.command("--grace", "0.5", "--lease", "2")
     fleet.push("stubborn", seconds=60)
     await eventually(lambda: len(fleet.recording("start")) == 1, within=20)
-    (running,) = fleet.queue.workers()
+    (running,) = fleet.queue.control.workers()
 
-    fleet.queue.stop_worker(running)
+    fleet.queue.control.stop_worker(running)
 
     assert worker.wait(30) == 1
     assert "the process ends by force: a handler did not end" in (fleet.folder / "log").read_text()
@@ -233,7 +235,7 @@ async def test_a_child_that_ignores_the_grace_is_killed_and_its_job_handed_over(
     supervisor.terminate()
 
     assert supervisor.wait(20) == 1
-    (job,) = fleet.queue.jobs(State.READY)
+    (job,) = fleet.queue.control.jobs(State.READY)
     assert job.worker == ""
 
 
@@ -247,7 +249,7 @@ async def test_children_end_when_their_supervisor_was_killed(fleet: Fleet) -> No
     supervisor.kill()
 
     await eventually(lambda: all(map(has_ended, orphans)), within=20)
-    assert [job.attempt for job in fleet.queue.jobs(State.READY)] == [1]
+    assert [job.attempt for job in fleet.queue.control.jobs(State.READY)] == [1]
 
 
 async def test_a_child_that_was_started_wrongly_is_not_started_again(fleet: Fleet) -> None:
@@ -264,8 +266,8 @@ async def test_a_job_that_exits_as_a_mistake_would_is_one_death_like_any_other(f
     supervisor = fleet.command("--processes", "2", "--max-deliveries", "2")
     fleet.push("mistake", *(f"job-{n}" for n in range(10)), seconds=0.2)
 
-    await eventually(lambda: fleet.queue.counts().dead == 1, within=30)
-    await eventually(lambda: fleet.queue.counts().totals.get("completed") == 10, within=20)
+    await eventually(lambda: fleet.queue.control.counts().dead == 1, within=30)
+    await eventually(lambda: fleet.queue.control.counts().totals.get("completed") == 10, within=20)
     assert supervisor.poll() is None
 
 
@@ -297,7 +299,7 @@ async def test_a_drain_goes_on_when_a_job_makes_its_worker_exit_with_whatever_co
     assert fleet.command("--processes", "1", "--until-idle", "--concurrency", "2").wait(50) == 0
 
     assert len(fleet.labels("end")) == 30
-    assert fleet.queue.counts().totals["completed"] == 30
+    assert fleet.queue.control.counts().totals["completed"] == 30
 
 
 @pytest.mark.parametrize("left", ["thread", "executor", "stubborn"])
@@ -359,7 +361,7 @@ async def test_a_second_stop_does_not_wait_for_the_grace(fleet: Fleet) -> None:
     supervisor.send_signal(signal.SIGINT)  # the same one may be one that arrives twice
 
     assert supervisor.wait(20) == 0
-    assert [job.attempt for job in fleet.queue.jobs(State.READY)] == [1]
+    assert [job.attempt for job in fleet.queue.control.jobs(State.READY)] == [1]
 
 
 async def test_a_drain_ends_when_every_child_has_nothing_left(fleet: Fleet) -> None:

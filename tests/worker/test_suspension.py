@@ -137,7 +137,7 @@ async def test_a_wait_spends_no_attempt_and_no_delivery(bench: Bench) -> None:
         bench.store.clock.ahead += HOUR + 1
     await drain(bench.queue, max_deliveries=2)
 
-    totals = (await bench.queue.counts()).totals
+    totals = (await bench.queue.control.counts()).totals
     assert bench.calls("mail") == 1
     assert (totals["completed"], totals["retried"], totals["suspended"], totals["woken"]) == (1, 0, 5, 5)
 
@@ -232,7 +232,7 @@ async def test_a_timeout_counts_the_time_of_one_run(store: Store, kind: str, tmp
         await later(bench, HOUR + 1)
 
         assert bench.told == ["None"] * 3
-        assert (await bench.queue.counts()).totals["retried"] == 0
+        assert (await bench.queue.control.counts()).totals["retried"] == 0
 
 
 async def test_the_time_of_a_retry_policy_leaves_out_the_time_suspended(
@@ -250,7 +250,7 @@ async def test_the_time_of_a_retry_policy_leaves_out_the_time_suspended(
 
         assert await bench.queue.get(job_id) is None
         assert bench.calls("fail") == 6
-        assert (await bench.queue.counts()).totals["retried"] == 2
+        assert (await bench.queue.control.counts()).totals["retried"] == 2
 
 
 async def test_a_job_waits_on_after_a_failure_and_is_tried_from_there(bench: Bench) -> None:
@@ -259,7 +259,7 @@ async def test_a_job_waits_on_after_a_failure_and_is_tried_from_there(bench: Ben
     await later(bench, HOUR + 1)
     assert (await found(bench, job_id)).state is State.DEAD
 
-    assert await bench.queue.requeue(job_id)
+    assert await bench.queue.control.requeue(job_id)
     await drain(bench.queue)
     assert (bench.calls("charge"), bench.calls("fail"), bench.calls("mail")) == (1, 5, 1)
 

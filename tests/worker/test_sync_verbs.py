@@ -13,17 +13,8 @@ from results import drain
 from step_handlers import Bench, Do
 from store import MemoryStore, RedisStore, Store, eventually
 
-from redisjobs import (
-    JobContext,
-    JobQueue,
-    Middleware,
-    RegistrationError,
-    State,
-    Worker,
-    current_job,
-    no_retry,
-    sync,
-)
+from redisjobs import JobContext, JobQueue, Middleware, State, Worker, current_job, no_retry, sync
+from redisjobs.errors import RegistrationError
 from redisjobs.events.middleware import CallNext, RunningJob
 from redisjobs.model.steps import GetSteps
 from redisjobs_proof.torture.proxy import Proxy
@@ -269,7 +260,7 @@ async def test_a_signal_that_breaks_off_a_wait_for_an_answer_mixes_up_no_answers
     """The answer to the step that was broken off comes later, and is not taken for one to the next."""
     bench = Bench(redis_store, "process", tmp_path)
     away = Bench(redis_store, "process", tmp_path)
-    away.queue.move(redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/"))
+    away.queue._connect(redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/"))
     more: list[list[Any]] = [["step", "mail"], ["checkpoint", 1]] if goes_on else []
     async with bench.queue, away.queue:
         await bench.push(["await file", "go"], ["alarm", 0.5], ["try", "step", "charge"], *more)
@@ -290,7 +281,7 @@ async def test_a_signal_that_breaks_off_a_wait_for_an_answer_mixes_up_no_answers
                 await eventually(lambda: (tmp_path / "told").exists(), within=20)
                 assert bench.told == ["'next 1'"]
                 worker.stop()
-        totals = (await bench.queue.counts()).totals
+        totals = (await bench.queue.control.counts()).totals
         assert (totals["completed"], totals["retried"], totals["dead"]) == (2, 0, 0)
         assert bench.calls("charge") == 1
 

@@ -75,7 +75,7 @@ async def test_a_drain_takes_over_all_that_a_dead_worker_held_however_few_slots_
         with anyio.fail_after(20):
             await Worker(queue, concurrency=slots, lease=2).run(until_idle=True)
 
-        totals = (await queue.counts()).totals
+        totals = (await queue.control.counts()).totals
         assert (totals["completed"], totals["reclaimed"], totals["released"]) == (6, 6, 0)
     assert [record.getMessage() for record in caplog.records] == [
         "worker holder is gone: it sent no heartbeat for a lease",
@@ -93,7 +93,7 @@ async def test_a_drain_waits_for_jobs_of_a_dead_worker_whose_lease_is_not_over_y
             await Worker(queue, lease=2).run(until_idle=True)
 
         assert len(ran) == 2
-        assert (await queue.counts()).totals["completed"] == 2
+        assert (await queue.control.counts()).totals["completed"] == 2
 
 
 async def test_a_drain_does_not_wait_when_no_one_else_holds_anything(store: Store) -> None:
@@ -103,7 +103,7 @@ async def test_a_drain_does_not_wait_when_no_one_else_holds_anything(store: Stor
             await Worker(queue, lease=60).run(until_idle=True)
             await Worker(queue, lease=60).run(until_idle=True)  # nor if there is nothing at all
 
-        assert (await queue.counts()).totals["completed"] == 3
+        assert (await queue.control.counts()).totals["completed"] == 3
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ async def test_a_drain_leaves_to_the_living_what_they_run(store: Store) -> None:
         heart = Heart(holder)
         heart.beat(lambda: (), {})  # it was not fenced
         heart.close()
-        assert [job.worker for job in await queue.jobs(State.RUNNING)] == ["holder"]
+        assert [job.worker for job in await queue.control.jobs(State.RUNNING)] == ["holder"]
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
             assert ran == []
             worker.stop()
         heart.close()
-        counts = await queue.counts()
+        counts = await queue.control.counts()
         assert (counts.running, counts.totals["reclaimed"]) == (3, 0)
 
 
@@ -454,7 +454,7 @@ async def test_a_fenced_worker_hands_back_what_a_late_read_of_its_old_id_brought
             # Another one may be under way: it is looked at again.
             assert redis_store.admin.zscore(f"{redis_store.prefix}fenced", before) is not None
             worker.stop()
-        assert (await queue.counts()).totals["completed"] == 1
+        assert (await queue.control.counts()).totals["completed"] == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -91,7 +91,7 @@ async def test_waits_that_are_gathered_are_waited_for_one_after_another(queue: J
     await queue.signal(job, "a", 1)
     await drain(queue)
     assert got == [[1, "", 2]]
-    assert (await queue.counts()).totals["retried"] == 0
+    assert (await queue.control.counts()).totals["retried"] == 0
 
 
 async def test_a_wait_in_a_task_group_suspends_the_job_and_cancels_the_other_tasks(
@@ -128,7 +128,7 @@ async def test_a_wait_in_a_task_group_suspends_the_job_and_cancels_the_other_tas
     store.clock.ahead += HOUR + 1
     await drain(queue)
     assert (seen, await queue.get(job)) == (["slow"], None)
-    assert (await queue.counts()).totals["retried"] == 0
+    assert (await queue.control.counts()).totals["retried"] == 0
 
 
 async def test_an_error_beside_a_wait_is_the_outcome(queue: JobQueue) -> None:
@@ -177,7 +177,7 @@ async def test_a_name_used_twice_at_a_time_is_an_error(queue: JobQueue) -> None:
         ]
         * 2
     )
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_a_job_has_up_to_1_000_steps(queue: JobQueue) -> None:
@@ -198,7 +198,7 @@ async def test_a_job_has_up_to_1_000_steps(queue: JobQueue) -> None:
     await drain(queue)
     assert len(calls) == len((await saved(queue, job.id)).saved) == MOST_STEPS
 
-    await queue.requeue(job)
+    await queue.control.requeue(job)
     await drain(queue)
     assert len(calls) == MOST_STEPS
 
@@ -212,7 +212,7 @@ async def test_a_step_that_is_cancelled_by_the_handler_is_called_again(queue: Jo
 
     await work.push()
     await drain(queue)
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_a_run_that_is_over_cancels_the_function_of_a_step_as_any_other_code(queue: JobQueue) -> None:

@@ -75,7 +75,7 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
 async def until(queue: JobQueue, state: State, number: int) -> None:
     """Wait until this many jobs are in a state."""
     with anyio.fail_after(SOON):
-        while len(await queue.jobs(state)) != number:
+        while len(await queue.control.jobs(state)) != number:
             await anyio.lowlevel.checkpoint()
 
 
@@ -95,7 +95,7 @@ async def test_a_drain_runs_every_ready_job_once_and_leaves_those_not_due(queue:
 
     await drain(queue)
 
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert sorted(ran) == list(range(30))
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (0, 0, 1, 0)
     assert counts.totals["completed"] == 30
@@ -179,7 +179,7 @@ async def test_a_worker_that_has_no_room_promotes_now_and_then_and_at_once_when_
             monkeypatch.setattr(consumer, "exchange", noted)
             for number in range(1, 31):
                 await queue.push(Work(number), delay=0.01 * number)
-            while sum((await queue.counts()).ready.values()) < 30:  # noqa: ASYNC110  (no event tells of it)
+            while sum((await queue.control.counts()).ready.values()) < 30:  # noqa: ASYNC110  (no event tells of it)
                 await anyio.sleep(0.01)  # by the worker that is busy
             since_last = [later - sooner for sooner, later in pairwise(asked)]
             may_end.set()
@@ -255,7 +255,7 @@ async def test_large_jobs_that_the_store_has_to_read_are_settled_by_some_megabyt
     await queue.push_many([Text("x" * 200_000) for _ in range(40)])
     await drain(queue, concurrency=40)
 
-    assert (await queue.counts()).totals["dead" if how == "fail" else "completed"] == 40
+    assert (await queue.control.counts()).totals["dead" if how == "fail" else "completed"] == 40
     assert 1_000_000 < max(sizes) < 2_400_000
 
 
@@ -313,7 +313,7 @@ async def test_a_coroutine_that_an_async_handler_forgets_to_await_fails_the_job(
     await lists.push()
     await drain(queue)
 
-    errors = {job.name: job.error async for job in queue.scan(State.DEAD)}
+    errors = {job.name: job.error async for job in queue.control.scan(State.DEAD)}
     assert errors == {
         "Work": "TypeError: the handler returned the coroutine of 'charge', and did not await it",
         "lists": "TypeError: the handler returned the async generator of 'numbers', and nothing iterates over it",
@@ -454,7 +454,7 @@ async def test_a_job_over_its_timeout_is_cancelled_and_retried(queue: JobQueue) 
     await queue.push(Work())
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert attempts == 3
     assert dead.error == "JobTimeout: the handler was still running after its timeout of 0.05 s"
 
@@ -471,7 +471,7 @@ async def test_a_sync_handler_over_its_timeout_is_told_and_its_outcome_ignored(q
     await queue.push(Work())
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert dead.error.startswith("JobTimeout")
     assert told.wait(5)
 
@@ -497,7 +497,7 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
 
     await drain(queue)
 
-    dead = {info.job_id: info for info in await queue.jobs(State.DEAD)}
+    dead = {info.job_id: info for info in await queue.control.jobs(State.DEAD)}
     assert ran == [5]
     assert sorted(dead) == sorted(entries)
     assert {info.reason for info in dead.values()} == {"undecodable"}
@@ -579,7 +579,7 @@ async def test_a_job_whose_name_no_worker_knows_is_a_dead_letter_in_the_end(queu
 
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert (dead.reason, dead.attempt) == ("unknown name", 1)
     assert "NewName" in dead.error
 
@@ -593,7 +593,7 @@ async def test_a_job_not_started_in_time_is_a_dead_letter(queue: JobQueue, store
 
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert ran == [2]
     assert dead.reason == "expired"
 
@@ -616,7 +616,7 @@ async def test_a_job_that_was_started_in_time_is_tried_again_however_late(
         store.clock.advance(61)
 
     assert ran == [1, 1, 1]
-    assert await queue.jobs(State.DEAD) == []
+    assert await queue.control.jobs(State.DEAD) == []
 
 
 async def test_a_job_put_off_because_no_worker_knew_its_name_was_not_started_and_expires(
@@ -630,7 +630,7 @@ async def test_a_job_put_off_because_no_worker_knew_its_name_was_not_started_and
 
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert (dead.reason, ran) == ("expired", [])
 
 
@@ -645,10 +645,10 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
         raise ValueError
 
     async def attempts() -> int:
-        while not await queue.jobs(State.DEAD):
+        while not await queue.control.jobs(State.DEAD):
             await drain(queue)
             store.clock.advance(60)
-        (dead,) = await queue.jobs(State.DEAD)
+        (dead,) = await queue.control.jobs(State.DEAD)
         return dead.attempt
 
     job_id = await queue.push(Work(), expires_in=3600)
@@ -656,7 +656,7 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
     assert await attempts() == 3
     store.clock.advance(3600)
 
-    await queue.requeue(job_id)
+    await queue.control.requeue(job_id)
 
     assert await attempts() == 3
     assert len(ran) == 6
@@ -706,8 +706,8 @@ async def test_a_job_that_was_started_does_not_expire_when_its_worker_stops_or_d
 
     await drain(queue)
 
-    assert await queue.jobs(State.DEAD) == []
-    assert (await queue.counts()).totals["completed"] == 1
+    assert await queue.control.jobs(State.DEAD) == []
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_a_job_that_a_stopping_worker_had_not_started_expires(queue: JobQueue, store: Store) -> None:
@@ -722,7 +722,7 @@ async def test_a_job_that_a_stopping_worker_had_not_started_expires(queue: JobQu
 
     await drain(queue)
 
-    assert [dead.reason for dead in await queue.jobs(State.DEAD)] == ["expired"]
+    assert [dead.reason for dead in await queue.control.jobs(State.DEAD)] == ["expired"]
 
 
 @pytest.mark.parametrize("how", ["stopped", "lost"])
@@ -742,11 +742,11 @@ async def test_a_stop_by_time_counts_from_the_first_run_that_had_an_outcome(
     store.clock.advance(3600)
 
     await drain(queue)
-    assert [job.attempt for job in await queue.jobs(State.DELAYED)] == [2]
+    assert [job.attempt for job in await queue.control.jobs(State.DELAYED)] == [2]
     store.clock.advance(101)
     await drain(queue)
 
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     assert (dead.reason, dead.attempt) == ("failed", 2)
 
 
@@ -853,7 +853,7 @@ async def test_jobs_that_wait_long_for_a_slot_are_handed_back_and_run_elsewhere(
         other = Worker(queue, concurrency=1)
         async with working(other):
             await eventually(lambda: sorted(began) == [0, 1, 2])
-        assert (await queue.counts()).running == 1
+        assert (await queue.control.counts()).running == 1
         may_end.set()
         await until(queue, State.RUNNING, 0)
 
@@ -868,7 +868,7 @@ async def test_jobs_that_wait_for_a_slot_do_not_start_once_a_worker_stops_or_the
         if how == "stop":
             worker.stop()
         else:
-            await queue.pause()
+            await queue.control.pause()
         await until(queue, State.READY, 2)
         may_end.set()
         await until(queue, State.RUNNING, 0)
@@ -883,14 +883,14 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_never_starts(
     async with one_runs_and_two_wait(queue) as (worker, began, may_end):
         assert worker._current
         leases = worker._current.sources[0].leases
-        for job in await queue.jobs(State.RUNNING):
+        for job in await queue.control.jobs(State.RUNNING):
             if '"number":1' in job.parameters:
                 await queue.cancel(job.job_id)
         await eventually(lambda: any(isinstance(run.why, CancelAsked) for run in leases))
         may_end.set()
         await until(queue, State.RUNNING, 0)
         assert began == [0, 2]
-        assert (await queue.counts()).totals["cancelled"] == 1
+        assert (await queue.control.counts()).totals["cancelled"] == 1
 
 
 @pytest.mark.usefixtures("ahead")
@@ -907,7 +907,7 @@ async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue
         await Worker(queue, concurrency=1, max_jobs=4).run()
 
     assert ran == [0, 1, 2, 3]
-    assert (await queue.counts()).totals["released"] == 0
+    assert (await queue.control.counts()).totals["released"] == 0
 
 
 @pytest.mark.usefixtures("ahead")
@@ -948,7 +948,7 @@ async def test_a_job_that_has_waited_for_a_slot_does_not_begin_where_the_lease_m
         may_end.set()
         await eventually(lambda: began == [0, 1, 2])
         await until(queue, State.RUNNING, 0)
-        assert (await queue.counts()).totals["released"] >= 2
+        assert (await queue.control.counts()).totals["released"] >= 2
 
 
 @pytest.mark.usefixtures("ahead")
@@ -965,7 +965,7 @@ async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit_or_a_worker
         await anyio.sleep(0.001)
 
     if why == "a limit":
-        await queue.set_limit("Other", max_concurrency=3)
+        await queue.control.set_limit("Other", max_concurrency=3)
     queues = [queue] if why == "a limit" else [queue, JobQueue("memory://", "another")]
     await queue.push_many(Work(number) for number in range(20))
     worker = Worker(queues, concurrency=1)
@@ -1005,7 +1005,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
 
     assert word is Reply.CANCELLING
     assert await queue.get(job_id) is None
-    assert (await queue.counts()).totals["cancelled"] == 1
+    assert (await queue.control.counts()).totals["cancelled"] == 1
 
 
 async def test_a_cancel_that_no_notification_told_of_is_learnt_with_the_next_beat(
@@ -1060,7 +1060,7 @@ async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_noth
     assert (info.state, info.worker, info.deliveries) == (State.RUNNING, "other", 2)
     assert leases[0].deliveries == 2
     assert "lease was lost" in caplog.text
-    assert (await queue.counts()).totals["completed"] == 0
+    assert (await queue.control.counts()).totals["completed"] == 0
 
 
 def other_loop(queue: JobQueue, ended: threading.Event) -> None:
@@ -1145,7 +1145,7 @@ async def test_a_stopped_worker_lets_running_jobs_finish_and_claims_no_more(queu
         worker.stop()
         finish.set()
 
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert ran == [1]
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
 
@@ -1209,7 +1209,7 @@ async def test_a_second_stop_does_not_wait_for_the_grace(queue: JobQueue) -> Non
             await anyio.wait_all_tasks_blocked()
             worker.stop_now()
 
-    assert (await queue.counts()).ready[Priority.NORMAL] == 1
+    assert (await queue.control.counts()).ready[Priority.NORMAL] == 1
 
 
 async def test_cancelling_run_itself_releases_everything(queue: JobQueue) -> None:
@@ -1226,7 +1226,7 @@ async def test_cancelling_run_itself_releases_everything(queue: JobQueue) -> Non
         await started.wait()
         tasks.cancel_scope.cancel()
 
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert (counts.ready[Priority.NORMAL], counts.running) == (1, 0)
 
 
@@ -1250,7 +1250,7 @@ async def test_a_handler_that_will_not_be_cancelled_does_not_keep_the_other_jobs
         await until(queue, State.READY, 2)
         let_go.set()
 
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert (counts.ready[Priority.NORMAL], counts.running) == (2, 0)
 
 

@@ -70,7 +70,7 @@ async def test_a_stop_before_the_run_ends_it_before_anything_is_claimed(queue: J
         await worker.run()
 
     assert ran == []
-    assert (await queue.counts()).running == 0
+    assert (await queue.control.counts()).running == 0
 
 
 async def test_a_stop_before_the_runs_first_turn_ends_it(queue: JobQueue) -> None:
@@ -127,7 +127,7 @@ async def test_a_sync_handler_can_stop_its_worker(queue: JobQueue) -> None:
     with anyio.fail_after(5):
         await worker.run()
 
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_another_thread_can_cancel_what_runs(queue: JobQueue) -> None:
@@ -146,7 +146,7 @@ async def test_another_thread_can_cancel_what_runs(queue: JobQueue) -> None:
             await started.wait()
             await in_a_thread(worker.stop_now)
 
-    assert sum((await queue.counts()).ready.values()) == 1
+    assert sum((await queue.control.counts()).ready.values()) == 1
 
 
 # Running, once at a time

@@ -87,7 +87,7 @@ class TaskQueue(sync.JobQueue):
 
     def status(self, job_id: str) -> JobStatus:
         """Return how a job ended, with the value that it returned."""
-        (status,) = self._ask(GetStatus([job_id]))
+        (status,) = self._calls.ask(GetStatus([job_id]))
         return status
 
     def _handler(self, task: Any) -> Callable[[tasks.TaskCall, JobContext], Any]:

@@ -113,7 +113,7 @@ class Workers:
         return None
 
     def _held(self, process: subprocess.Popen[bytes]) -> list[JobInfo]:
-        running = self._queue.jobs(State.RUNNING, 500)
+        running = self._queue.control.jobs(State.RUNNING, 500)
         return [job for job in running if f":{process.pid}:" in job.worker]
 
     def stop(self) -> None:

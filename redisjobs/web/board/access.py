@@ -41,7 +41,7 @@ class Verb(StrEnum):
     LIMIT = "limit"
     """Set and remove limits."""
     REPAIR = "repair"
-    """Repair the data of the queue, as `queue.doctor(repair=True)` does."""
+    """Repair the data of the queue, as `queue.control.doctor(repair=True)` does."""
     PUSH = "push"
     """Push jobs of any name and with any parameters."""
 

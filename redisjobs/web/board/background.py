@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from redisjobs import sync
 from redisjobs.base.logger import Log
-from redisjobs.client.operations import Steps
+from redisjobs.client.operation import Operation
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Forbidden
 
@@ -27,11 +27,11 @@ def in_thread(run: Callable[[], None], name: str) -> None:
     threading.Thread(target=run, name=f"redisjobs-web-{name}", daemon=True).start()
 
 
-def carry_out(registry: Registry, steps: Steps[Any], what: str) -> str:
+def carry_out(registry: Registry, operation: Operation[Any], what: str) -> str:
     """Carry out an operation in this thread; return why it failed, or ''."""
     try:
         with sync.JobQueue(registry.driver, registry.name, deadline=registry.deadline) as queue:
-            queue._do(steps)
+            queue._calls.do(operation)
     except Forbidden as error:
         return f"The server's ACL refused it: {error}"
     except DriverError as error:
@@ -42,7 +42,9 @@ def carry_out(registry: Registry, steps: Steps[Any], what: str) -> str:
     return ""
 
 
-def paced(steps: Steps[T], stop: threading.Event, seen: Seen = lambda request, answer: None) -> Steps[T | None]:
+def paced(
+    steps: Operation[T], stop: threading.Event, seen: Seen = lambda request, answer: None
+) -> Operation[T | None]:
     """Carry out an operation until a stop; between its steps other callers of the server get as much time.
 
     Returns:

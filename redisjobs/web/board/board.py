@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from redisjobs.client.children import story
-from redisjobs.client.operations import FilterOptions, filter_of
+from redisjobs.client.calls import Calls
 from redisjobs.client.registry import Registry
+from redisjobs.control.children import story
+from redisjobs.control.control import Control
 from redisjobs.control.doctor import quick_checks
+from redisjobs.control.filters import FilterOptions, filter_of
 from redisjobs.control.why import why
 from redisjobs.model.health import Finding
 from redisjobs.model.info import ChildGroup, DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
@@ -90,6 +92,15 @@ class Board:
             self._queue.definitions = self.registry.definitions
         return self._queue
 
+    @property
+    def control(self) -> Control:
+        """The operator's calls on the queue."""
+        return self.queue.control
+
+    @property
+    def _calls(self) -> Calls:
+        return Calls(self.queue)
+
     # Reads
 
     async def counts(self) -> Counts:
@@ -97,7 +108,7 @@ class Board:
         return await self.snapshots.get("counts", self._count)
 
     async def _count(self) -> Counts:
-        counts = await self.queue.counts()
+        counts = await self.control.counts()
         self._seen.append((time.monotonic(), counts.totals))
         return counts
 
@@ -111,22 +122,22 @@ class Board:
 
     async def backlog(self) -> Backlog:
         """Find the age of the oldest ready jobs."""
-        return await self.snapshots.get("backlog", lambda: self.queue._ask(GetBacklog()))
+        return await self.snapshots.get("backlog", lambda: self._calls.ask(GetBacklog()))
 
     async def pauses(self) -> PauseInfo:
         """Find what is paused or held."""
-        return await self.snapshots.get("pauses", self.queue.pauses)
+        return await self.snapshots.get("pauses", self.control.pauses)
 
     async def workers(self) -> list[WorkerInfo]:
         """List the workers."""
-        return await self.snapshots.get("workers", self.queue.workers)
+        return await self.snapshots.get("workers", self.control.workers)
 
     async def limits(self) -> list[LimitInfo]:
         """List the limits."""
         return await self.snapshots.get("limits", self._limits)
 
     async def _limits(self) -> list[LimitInfo]:
-        return [*map(self.redaction.limit, await self.queue.limits())]
+        return [*map(self.redaction.limit, await self.control.limits())]
 
     async def schedules(self) -> list[ScheduleInfo]:
         """List the schedules."""
@@ -137,7 +148,7 @@ class Board:
         return await self.snapshots.get("groups", self._groups)
 
     async def _groups(self) -> list[DeadGroup]:
-        groups = await self.queue.dead_groups()
+        groups = await self.control.dead_groups()
         read = groups[:_READ] if self.redaction.needs_jobs else ()
         newest = {group.fingerprint: await self.queue.get(group.job_id) for group in read}
         return [self.redaction.group(group, newest.get(group.fingerprint)) for group in groups]
@@ -150,7 +161,7 @@ class Board:
         """Read only the intervals that may have changed since the last read."""
         before = self._intervals.get((last, name), [])
         since = next((interval.start for interval in before if not interval.is_closed), None)
-        found = await self.queue.statistics(last, name or None, since=since)
+        found = await self.control.statistics(last, name or None, since=since)
         if since is not None and found and found[0].start <= since:
             length = len(before)
             found = [*(each for each in before if each.start < found[0].start), *found][-length:]
@@ -165,7 +176,7 @@ class Board:
         return await self.snapshots.get("overview", self._read_overview)
 
     async def _read_overview(self) -> Overview:
-        self._overview = await self.queue.overview(self._overview)
+        self._overview = await self.control.overview(self._overview)
         _ = self._overview.names  # added up here: it takes longer than the read, and says how long both are kept
         return self._overview
 
@@ -179,7 +190,7 @@ class Board:
         return await self.snapshots.get(("story", job_id), lambda: self._story(job_id))
 
     async def _story(self, job_id: str) -> Story:
-        steps, groups = await self.queue._do(story(job_id, _CHILDREN, _GROUPS))
+        steps, groups = await self._calls.do(story(job_id, _CHILDREN, _GROUPS))
         if self.redaction.hides and (steps or groups):
             stored = await self.queue.get(job_id)
             steps, groups = self.redaction.story(steps, groups, stored) if stored else ([], [])
@@ -198,14 +209,14 @@ class Board:
                 stored.append(job)
                 return self.redaction.job(job)
 
-            known = await self.queue._do(why(self.name, job_id, shown=shown))
+            known = await self._calls.do(why(self.name, job_id, shown=shown))
             return self.redaction.why(known, stored[0] if stored else None)
 
         return await self.snapshots.get(("why", job_id), ask)
 
     async def quick_checks(self) -> list[Finding]:
         """Check workers, backlog, schedules and server, without the data."""
-        return await self.snapshots.get("checks", lambda: self.queue._do(quick_checks()), _CHECKED_FOR)
+        return await self.snapshots.get("checks", lambda: self._calls.do(quick_checks()), _CHECKED_FOR)
 
     async def result(self, job_id: str) -> str:
         """Return the JSON text of a job's result, or raise as `JobQueue.result` does."""
@@ -222,7 +233,7 @@ class Board:
         if is_hidden := bool(text) and self.redaction.hides:  # where the server finds it tells what is hidden
             wanted = FilterOptions(**{**wanted, "text": None})
         for _ in range(_STEPS * 5 if is_hidden else _STEPS):
-            step = await self.queue._ask(Scan(state, filter_of(wanted), after, limit - len(found)))
+            step = await self._calls.ask(Scan(state, filter_of(wanted), after, limit - len(found)))
             jobs = [self.redaction.job(job_info(row)) for row in step.rows]
             found += [_listed(job) for job in jobs if not is_hidden or _has(job, text or "")]
             after, scanned = step.after, scanned + (len(step.rows) if is_hidden else 500)

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from redisjobs.client import operations
-from redisjobs.client.operations import DONE, FilterOptions, Steps, ask, filter_of
+from redisjobs.client.operation import Operation, ask
 from redisjobs.client.registry import Registry
-from redisjobs.model.changes import BulkResult, ChangeMany
+from redisjobs.control import operations
+from redisjobs.control.filters import FilterOptions, filter_of
+from redisjobs.model.changes import CHANGED, BulkResult, ChangeMany
 from redisjobs.model.job import WAITING, State
 from redisjobs.model.queries import Count, Scan
 from redisjobs.web.board.access import Verb
@@ -49,7 +50,7 @@ class Kind:
     label: str
     past: str
     states: tuple[State, ...]
-    steps: Callable[[State, FilterOptions, str | None], Steps[int]]
+    steps: Callable[[State, FilterOptions, str | None], Operation[int]]
 
 
 KINDS = {
@@ -143,12 +144,12 @@ class Bulk:
 
     # In the thread
 
-    def _begin(self, phase: Phase, end: Phase, steps: Steps[Any]) -> None:
+    def _begin(self, phase: Phase, end: Phase, steps: Operation[Any]) -> None:
         self.phase, self.error = phase, ""
         self._stop.clear()
         in_thread(lambda: self._run(end, steps), self.word)
 
-    def _run(self, end: Phase, steps: Steps[Any]) -> None:
+    def _run(self, end: Phase, steps: Operation[Any]) -> None:
         what = f"{self.word} of jobs that are {self.filters.in_words}"
         self.error = carry_out(self.registry, paced(steps, self._stop, self._seen), what)
         self.counted_at = datetime.now(UTC) if end is Phase.COUNTED else self.counted_at
@@ -159,9 +160,9 @@ class Bulk:
             case BulkResult():
                 self.done, self.stayed = self.done + len(answer.job_ids), self.stayed + answer.duplicates
             case list() if isinstance(request, ChangeMany):
-                self.done += sum(reply in DONE for reply in answer)
+                self.done += sum(reply in CHANGED for reply in answer)
 
-    def _count(self) -> Steps[None]:
+    def _count(self) -> Operation[None]:
         state, chosen = self.filters.state, self.filters.chosen
         if not chosen:
             counts = yield from ask(Count())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from redisjobs.client.operations import Steps
+from redisjobs.client.operation import Operation
 from redisjobs.client.registry import Registry
 from redisjobs.control.doctor import doctor
 from redisjobs.model.health import Finding
@@ -71,7 +71,7 @@ class Checkup:
         self.failed = failed or ("It was stopped." if self.last is before else "")
         self.is_running = False
 
-    def _steps(self) -> Steps[None]:
+    def _steps(self) -> Operation[None]:
         found = yield from paced(doctor(self._registry.name, self.repairs, self._progress), self._stop)
         if found is not None:
             self.last = Checked(found, datetime.now(UTC), self.done, self.repairs)

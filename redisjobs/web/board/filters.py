@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from redisjobs.base.arguments import is_text
-from redisjobs.client.operations import FilterOptions
+from redisjobs.control.filters import FilterOptions
 from redisjobs.model.job import WAITING, State
 
 AGES = {"": "any age", "60": "1 min", "3600": "1 hour", "21600": "6 hours", "86400": "1 day", "604800": "7 days"}

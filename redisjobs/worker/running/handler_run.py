@@ -449,7 +449,7 @@ class HandlerRun:
         if self.has_returned or self.why is not None:
             return None
         job = pushes.add(pushing)
-        return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
+        return None if job is None else self._settings.queue._handle(job.job_id, name_in(job), added=None)
 
     def _take_children(self, *, adds: bool) -> None:
         """Let the settlement push the last children of a step, and not what the handler has pushed; or neither."""

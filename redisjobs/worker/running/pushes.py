@@ -117,7 +117,7 @@ class Pushes:
         """Show the jobs to the queue's middleware and return them, once the handler has returned; add no more."""
         with self._lock:
             self._is_closed = True
-        if self._queue.on_push:
+        if self._queue._on_push:
             for pushed in self._pushed:
                 raised = await run_in(pushed.context, None, partial(self._show, pushed))
                 if raised is not None:
@@ -125,7 +125,7 @@ class Pushes:
         return self.jobs
 
     async def _show(self, pushed: _Pushed) -> None:
-        pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
+        pushed.ends = await before_push(self._queue._on_push, [pushed.job], self._queue.name)
 
     def confirm(self, added: Sequence[bool]) -> None:
         """Tell the middleware and the listeners of the queue whether each job was added."""

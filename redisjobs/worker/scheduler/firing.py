@@ -74,7 +74,7 @@ class Firing:
 
     async def _attempts(self, firings: Sequence[tuple[Plan, stored.Firing]]) -> list[Attempt]:
         """Call the push hooks with the jobs, just before these are pushed."""
-        hooks, queue = self._known.queue.on_push, self._known.queue.name
+        hooks, queue = self._known.queue._on_push, self._known.queue.name
         attempts = list[Attempt]()
         try:
             for plan, firing in firings:

@@ -54,7 +54,7 @@ def test_selected_dead_jobs_are_deleted_after_a_question(shop: Shop, page: Page)
     page.get_by_label(f"Select job {ids[0]}").check()
     page.get_by_role("button", name="Delete selected").click()
     expect(page.get_by_text("Delete 1 job? This can't be undone.")).to_be_visible()
-    assert shop.queue.counts().dead == 2
+    assert shop.queue.control.counts().dead == 2
     page.get_by_role("button", name="Delete").click()
 
     expect(page.get_by_text("Deleted 1 job.")).to_be_visible()
@@ -67,12 +67,12 @@ def test_all_of_a_cause_are_counted_and_retried_with_a_pace(shop: Shop, page: Pa
     page.goto("failures")
     page.get_by_role("button", name="Retry…").click()
     shown(page, "Retry all 30 that match, counted", scripts)
-    assert shop.queue.counts().dead == 30
+    assert shop.queue.control.counts().dead == 30
     page.get_by_label("Pace").fill("1/m")
     page.get_by_role("button", name="Retry 30 jobs").click()
 
     shown(page, "30 of 30 retried, at 1/m", scripts)
-    counts = shop.queue.counts()
+    counts = shop.queue.control.counts()
     assert (counts.dead, counts.delayed) == (0, 29)
 
 
@@ -91,7 +91,7 @@ def test_an_act_on_all_that_match_shows_how_far_it_is_and_is_stopped(
         page.get_by_role("button", name="Stop").click()
 
     shown(page, "It was stopped. What is done stays done.", scripts)
-    assert shop.queue.counts().dead == 3
+    assert shop.queue.control.counts().dead == 3
 
 
 def test_all_ready_jobs_with_a_text_are_cancelled(shop: Shop, page: Page, scripts: bool) -> None:
@@ -130,33 +130,33 @@ def test_a_waiting_job_is_held_and_let_go(shop: Shop, page: Page) -> None:
     page.goto(f"job?id={job_id}")
     page.get_by_role("button", name="Hold").click()
     expect(page.locator(".badge", has_text="held")).to_be_visible()
-    assert shop.queue.pauses().held == 1
+    assert shop.queue.control.pauses().held == 1
     page.get_by_role("button", name="Unhold").click()
 
     expect(page.get_by_text("1 job may start again.")).to_be_visible()
-    assert shop.queue.pauses().held == 0
+    assert shop.queue.control.pauses().held == 0
 
 
 def test_the_queue_is_paused_and_resumed(shop: Shop, page: Page) -> None:
     page.goto("")
     page.get_by_role("button", name="Pause the queue").click()
     expect(page.get_by_text("The queue is paused since")).to_be_visible()
-    assert shop.queue.is_paused()
+    assert shop.queue.control.is_paused()
     page.get_by_role("button", name="Resume the queue").click()
 
     expect(page.get_by_text("Resumed.")).to_be_visible()
-    assert not shop.queue.is_paused()
+    assert not shop.queue.control.is_paused()
 
 
 def test_a_job_name_is_paused_and_resumed(shop: Shop, page: Page) -> None:
     page.goto("name?name=SendEmail")
     page.get_by_role("button", name="Pause this name").click()
     expect(page.get_by_text("Paused.")).to_be_visible()
-    assert (shop.queue.is_paused(), shop.queue.is_paused("SendEmail")) == (False, True)
+    assert (shop.queue.control.is_paused(), shop.queue.control.is_paused("SendEmail")) == (False, True)
     page.get_by_role("button", name="Resume this name").click()
 
     expect(page.get_by_text("Resumed.")).to_be_visible()
-    assert not shop.queue.is_paused("SendEmail")
+    assert not shop.queue.control.is_paused("SendEmail")
 
 
 def test_parameters_are_edited_and_an_integer_of_20_digits_stays_exact(shop: Shop, page: Page) -> None:
@@ -194,7 +194,7 @@ def test_a_job_is_pushed_by_a_form_that_its_type_checks(shop: Shop, page: Page) 
     page.get_by_role("button", name="Push").click()
 
     expect(page.get_by_text("Pushed a job.")).to_be_visible()
-    (job,) = shop.queue.jobs(State.DELAYED)
+    (job,) = shop.queue.control.jobs(State.DELAYED)
     assert (job.priority, job.parameters) == ("high", '{"to":"ann@example.com","order":12345678901234567890}')
 
 
@@ -212,7 +212,7 @@ def test_a_schedule_is_paused_resumed_and_run_now(shop: Shop, page: Page) -> Non
 
     expect(page.get_by_text("Pushed a job.")).to_be_visible()
     (schedule,) = shop.queue.schedules.list()
-    assert (schedule.paused, len(shop.queue.jobs(State.READY))) == (False, 1)
+    assert (schedule.paused, len(shop.queue.control.jobs(State.READY))) == (False, 1)
 
 
 @pytest.mark.parametrize("scripts", [True])
@@ -228,7 +228,7 @@ def test_a_double_click_acts_once_and_a_reload_does_not_say_it_again(
 
     expect(page.get_by_text("Pushed a job.")).to_have_count(0)
     expect(page.get_by_text("ready", exact=True)).to_be_visible()
-    assert len(shop.queue.jobs(State.READY)) == 1
+    assert len(shop.queue.control.jobs(State.READY)) == 1
 
 
 def test_a_limit_is_set_and_removed(shop: Shop, page: Page) -> None:
@@ -238,24 +238,24 @@ def test_a_limit_is_set_and_removed(shop: Shop, page: Page) -> None:
     page.get_by_label("Rate").fill("50/s")
     page.get_by_role("button", name="Set the limit").click()
     expect(page.get_by_text("Set the limit.")).to_be_visible()
-    (limit,) = shop.queue.limits()
+    (limit,) = shop.queue.control.limits()
     assert (limit.name, limit.max_concurrency, limit.rate) == ("SendEmail", 3, "50/s")
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("button", name="Remove it").click()
 
     expect(page.get_by_text("Removed the limit.")).to_be_visible()
-    assert shop.queue.limits() == []
+    assert shop.queue.control.limits() == []
 
 
 def test_a_worker_is_quiet_goes_on_and_stops(shop: Shop, page: Page, scripts: bool) -> None:
     shop.work()
-    until(lambda: shop.queue.workers())
+    until(lambda: shop.queue.control.workers())
     assert shop.worker is not None
 
     page.goto("workers")
     page.locator("td.acts").get_by_role("button", name="Quiet").click()
     expect(page.get_by_text("Asked. A quiet worker claims no more jobs")).to_be_visible()
-    until(lambda: shop.queue.workers()[0].quiet)
+    until(lambda: shop.queue.control.workers()[0].quiet)
     if not scripts:
         page.reload()
     page.locator("td.acts").get_by_role("button", name="Resume").click()

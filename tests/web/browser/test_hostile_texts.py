@@ -27,13 +27,13 @@ def marked(shop: Shop) -> Shop:
     shop.push(MARKUP, f"{MARKUP}@example.com")
     shop.push_as("ImportCatalogue", {"path": MARKUP})
     shop.work(MARKUP.partition("{")[0])
-    until(lambda: all(shop.queue.jobs(state) for state in (State.DEAD, State.COMPLETED, State.RUNNING)))
+    until(lambda: all(shop.queue.control.jobs(state) for state in (State.DEAD, State.COMPLETED, State.RUNNING)))
     shop.queue.cancel(*shop.push(MARKUP, delay=60))
     options = {"headers": {"x-from": MARKUP}, "unique": MARKUP}
     shop.push_as(MARKUP, {"to": MARKUP, MARKUP: 1}, job_id=MARKUP, **options)
     shop.push_as(MARKUP, {"to": MARKUP}, job_id=f"{MARKUP}2", delay=60)
-    shop.queue.pause(MARKUP)
-    shop.queue.set_limit(MARKUP, max_concurrency=1)
+    shop.queue.control.pause(MARKUP)
+    shop.queue.control.set_limit(MARKUP, max_concurrency=1)
     shop.schedule(MARKUP, Schedule.cron("0 4 * * *"))
     return shop
 
@@ -41,7 +41,7 @@ def marked(shop: Shop) -> Shop:
 def test_no_text_runs_in_any_view(marked: Shop, page: Page) -> None:
     page.add_init_script("hit = 0")
     seen = 0
-    jobs = [f"job?id={quote(job.job_id)}" for state in State for job in marked.queue.jobs(state)]
+    jobs = [f"job?id={quote(job.job_id)}" for state in State for job in marked.queue.control.jobs(state)]
     for view in (*VIEWS, *jobs):
         page.goto(view)
         assert page.evaluate("hit") == 0, view

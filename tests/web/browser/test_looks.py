@@ -41,9 +41,9 @@ def busy(shop: Shop) -> dict[str, str]:
     """The addresses of the views of a shop where something of everything is going on."""
     shop.die(*["ann.example.com", "joe at example.com"] * 3, *["list@example.com"] * 40)
     queue = shop.queue
-    queue.pause("PrintLabel")
+    queue.control.pause("PrintLabel")
     held, cancelled, *_ = shop.push_as("PrintLabel", *({"order": at} for at in range(30)))
-    queue.hold(held)
+    queue.control.hold(held)
     queue.cancel(cancelled)
     invoices = [{"customer": f"c-{at}", "lines": [1, 2, 3], "currency": "CHF"} for at in range(9)]
     shop.push_as("RenderInvoice", *invoices)
@@ -53,10 +53,10 @@ def busy(shop: Shop) -> dict[str, str]:
     shop.schedule("newsletter", Schedule.cron("0 9 * * mon", tz="Europe/Berlin"))
     shop.schedule("sweep", Schedule.cron("*/15 * * * *"))
     queue.schedules.pause("sweep")
-    queue.set_limit("SendEmail", max_concurrency=20, rate="50/s")
-    until(lambda: queue.counts().dead == 15 and len(queue.workers()) == 2)
+    queue.control.set_limit("SendEmail", max_concurrency=20, rate="50/s")
+    until(lambda: queue.control.counts().dead == 15 and len(queue.control.workers()) == 2)
     record(shop)
-    found = {"dead": queue.jobs("dead")[0].job_id, "done": queue.jobs("completed")[0].job_id}
+    found = {"dead": queue.control.jobs("dead")[0].job_id, "done": queue.control.jobs("completed")[0].job_id}
     found["cancelled"] = cancelled
     jobs = {name: f"job?id={job_id}" for name, job_id in (found | {"running": running, "held": held}).items()}
     return VIEWS | {f"job-{name}": view for name, view in jobs.items()} | {"edit": f"edit?id={found['dead']}"}
@@ -66,7 +66,7 @@ def record(shop: Shop) -> None:
     """Write an hour of statistics, as workers would: a wave of mails, and a slow quarter of an hour."""
     admin, prefix, random = shop.store.admin, shop.store.prefix, Random(7)
     minute = int(admin.time()[0]) // 60
-    causes = [group.fingerprint for group in shop.queue.dead_groups()]
+    causes = [group.fingerprint for group in shop.queue.control.dead_groups()]
     for ago in range(1, 60):
         slow = 20 < ago < 34
         done = int(700 + 250 * math.sin(ago / 9) + random.randint(-40, 40))
@@ -150,7 +150,7 @@ def test_pictures_of_the_views_are_made(
     busy: dict[str, str], shop: Shop, browser: Browser, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """With `--pictures FOLDER`, those of all views are kept there."""
-    until(lambda: sum(worker.running for worker in shop.queue.workers()) == 1)  # with their next heartbeat
+    until(lambda: sum(worker.running for worker in shop.queue.control.workers()) == 1)  # with their next heartbeat
     kept = pytestconfig.getoption("--pictures")
     folder, views = Path(kept or tmp_path), busy if kept else IN_THE_DOCS
     folder.mkdir(parents=True, exist_ok=True)

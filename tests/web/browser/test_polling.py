@@ -126,7 +126,7 @@ def test_a_job_that_ends_and_leaves_no_trace_is_said_to_be_gone(shop: Shop, page
     expect(page.locator(".badge", has_text="ready")).to_be_visible()
 
     shop.queue.cancel(job_id)
-    shop.queue.delete(job_id)
+    shop.queue.control.delete(job_id)
 
     expect(page.get_by_text("It is not on the queue")).to_be_visible()
     expect(page.locator("#banner")).to_be_hidden()

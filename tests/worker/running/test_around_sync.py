@@ -156,7 +156,7 @@ async def test_a_second_call_and_a_late_one_are_errors_and_the_handler_has_run_o
     for late in kept:
         with pytest.raises(RuntimeError, match="while around runs"):
             late()
-    assert (await queue.counts()).dead == 0
+    assert (await queue.control.counts()).dead == 0
 
 
 def test_an_async_one_is_refused_as_it_is_added() -> None:

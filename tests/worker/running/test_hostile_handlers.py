@@ -233,7 +233,7 @@ async def test_a_handler_may_return_what_cannot_be_looked_at(queue: JobQueue) ->
     await drain(queue, concurrency=1)
 
     assert ran == [1]
-    assert (await queue.counts()).totals["completed"] == 2
+    assert (await queue.control.counts()).totals["completed"] == 2
 
 
 class OddRetry(Retry):
@@ -902,8 +902,8 @@ def test_a_handler_that_attacks_the_event_loop_may_end_its_worker_but_no_other_j
 
     async def look() -> tuple[set[str], int]:
         async with JobQueue(kind.driver, kind.queue_name) as queue:
-            counts = await queue.counts()
-            dead = await queue.jobs(State.DEAD)
+            counts = await queue.control.counts()
+            dead = await queue.control.jobs(State.DEAD)
             return {job.name for job in dead}, sum(counts.ready.values()) + counts.running
 
     crashes = 0
@@ -994,7 +994,7 @@ def test_a_handler_that_cancels_its_own_task_ends_its_own_job_only(
             queue.register(Work)(lambda work: ran.append(work.number))
             await queue.push_many([Odd(), *(Work(n) for n in range(5))])
             await drain(queue, concurrency=1)
-            errors = [info.error for info in await queue.jobs(State.DEAD)]
+            errors = [info.error for info in await queue.control.jobs(State.DEAD)]
             assert len(errors) == (error is not None)
             assert all(said.startswith(error or "") for said in errors)
 
@@ -1164,7 +1164,7 @@ def test_a_timeout_that_an_async_generator_leaves_open_hits_no_other_job(
 
             await queue.push_many([Odd(), Work(1), Work(2)])
             await drain(queue, concurrency=1)
-            assert (await queue.counts()).dead == 0
+            assert (await queue.control.counts()).dead == 0
 
     run(main())
     assert sorted(ran) == [1, 2]
@@ -1198,7 +1198,7 @@ def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside
             queue.register(Work)(lambda work: ran.append(work.number))
             await queue.push_many([Odd(), Work(2)])
             await drain(queue, concurrency=1)
-            assert await queue.jobs(State.DEAD) == []
+            assert await queue.control.jobs(State.DEAD) == []
 
     run(main())
     assert ran == [1, 2]
@@ -1298,14 +1298,14 @@ def test_a_handler_that_waits_for_what_cannot_be_cancelled_outlasts_its_timeout_
             worker = Worker(queue)
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(10):
-                while not await queue.jobs(State.DEAD):  # noqa: ASYNC110  (no event tells of it)
+                while not await queue.control.jobs(State.DEAD):  # noqa: ASYNC110  (no event tells of it)
                     await asyncio.sleep(0.01)
                 rude.set_result(None)
-                while (await queue.counts()).running:  # noqa: ASYNC110
+                while (await queue.control.counts()).running:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             worker.stop()
             await running
-            return dict((await queue.counts()).totals)
+            return dict((await queue.control.counts()).totals)
 
     totals = run(main())
     assert (totals["completed"], totals["dead"]) == (1, 1)
@@ -1331,7 +1331,7 @@ def test_a_handler_that_outruns_its_timeout_and_cancels_its_own_task_does_not_hi
 
             await queue.push_many([Odd(), Work(1), Work(2)])
             await Worker(queue, concurrency=1).run(until_idle=True)
-            return dict((await queue.counts()).totals)
+            return dict((await queue.control.counts()).totals)
 
     totals = run(main())
     assert (totals["completed"], totals["dead"]) == (3, 0)

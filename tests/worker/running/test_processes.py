@@ -27,18 +27,8 @@ from process_handlers import Do
 from results import drain
 from store import RedisStore, Store, eventually
 
-from redisjobs import (
-    JobFailed,
-    JobName,
-    JobQueue,
-    Middleware,
-    RegistrationError,
-    ResultNotKept,
-    ResultRefused,
-    State,
-    Worker,
-    no_retry,
-)
+from redisjobs import JobFailed, JobName, JobQueue, Middleware, State, Worker, no_retry
+from redisjobs.errors import RegistrationError, ResultNotKept, ResultRefused
 from redisjobs.worker.running import handler_pool, handler_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -220,7 +210,7 @@ async def test_a_process_that_died_while_it_was_idle_fails_no_job(queue: JobQueu
                 await eventually(functools.partial(has_ended, pid))
             worker.stop()
 
-    assert (await queue.counts()).totals["dead"] == 0
+    assert (await queue.control.counts()).totals["dead"] == 0
 
 
 async def test_a_process_that_dies_before_it_begins_a_job_fails_no_job(queue: JobQueue, tmp_path: Path) -> None:
@@ -270,10 +260,10 @@ async def test_without_a_process_to_be_had_jobs_wait_and_the_worker_is_not_ready
             await eventually(lambda: "no handler in a process is started" in worker.health.why)
             assert (worker.health.live, worker.health.ready) == (True, False)
             assert "Resource temporarily unavailable" in worker.health.why
-            while (await queue.counts()).totals["retried"] < 5:
+            while (await queue.control.counts()).totals["retried"] < 5:
                 await anyio.lowlevel.checkpoint()
             monkeypatch.undo()
-            while (await queue.counts()).totals["completed"] < 4:
+            while (await queue.control.counts()).totals["completed"] < 4:
                 await anyio.lowlevel.checkpoint()
             assert worker.health.ready
             worker.stop()
@@ -337,12 +327,12 @@ async def test_a_cancel_ends_the_process_and_others_run_on(queue: JobQueue, tmp_
             await eventually(lambda: has_ended(pid))
             await queue.push_many([Do("", str(tmp_path)) for _ in range(2)])
             await eventually(lambda: (tmp_path / "ran").exists(), within=20)
-            while await queue.jobs(State.READY) or await queue.jobs(State.RUNNING):
+            while await queue.control.jobs(State.READY) or await queue.control.jobs(State.RUNNING):
                 await anyio.lowlevel.checkpoint()
             worker.stop()
 
     assert await queue.get(job_id) is None
-    assert (await queue.counts()).totals["completed"] == 2
+    assert (await queue.control.counts()).totals["completed"] == 2
 
 
 async def test_a_stop_ends_the_processes_and_hands_their_jobs_back(queue: JobQueue, tmp_path: Path) -> None:
@@ -398,7 +388,7 @@ async def test_idle_processes_that_do_not_end_by_themselves_are_waited_for_toget
     with anyio.fail_after(40):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            while (await queue.counts()).totals["completed"] < 3:
+            while (await queue.control.counts()).totals["completed"] < 3:
                 await anyio.lowlevel.checkpoint()
             began = time.monotonic()
             worker.stop()
@@ -422,7 +412,7 @@ async def test_a_plain_function_that_returns_a_coroutine_fails_in_a_process(stor
         queue.register(Do, run_in="process", retry=no_retry())(handlers.later)
         await queue.push(Do(""))
         await drain(queue)
-        (dead,) = await queue.jobs(State.DEAD)
+        (dead,) = await queue.control.jobs(State.DEAD)
     assert dead.error.startswith("TypeError: a handler in a process can't be async")
 
 
@@ -605,4 +595,4 @@ async def test_what_a_handler_returns_in_a_process_is_its_result(store: Store, *
             await failed.result(timeout=5)
         with pytest.raises(ResultNotKept):
             await plain.result(timeout=5)
-        assert (await queue.counts()).totals["completed"] == 4
+        assert (await queue.control.counts()).totals["completed"] == 4

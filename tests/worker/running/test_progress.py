@@ -386,7 +386,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
 
 async def error_of(queue: JobQueue) -> str:
     """By what the one dead job failed."""
-    (dead,) = await queue.jobs(State.DEAD)
+    (dead,) = await queue.control.jobs(State.DEAD)
     return dead.error
 
 
@@ -469,7 +469,7 @@ async def test_a_timeout_that_is_extended_again_and_again_is_not_over(
     await queue.push(Work())
     await drain(queue)
 
-    assert await queue.jobs(State.DEAD) == []
+    assert await queue.control.jobs(State.DEAD) == []
 
 
 @pytest.mark.anyio
@@ -508,7 +508,7 @@ async def test_an_extension_never_shortens_and_without_a_timeout_changes_nothing
         await job.push()
     await drain(queue)
 
-    assert await queue.jobs(State.DEAD) == []
+    assert await queue.control.jobs(State.DEAD) == []
 
 
 @pytest.mark.slow
@@ -637,7 +637,7 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
     await stuck.push()
     await drain(queue)
 
-    errors = {dead.name: dead.error.partition(":")[0] for dead in await queue.jobs(State.DEAD)}
+    errors = {dead.name: dead.error.partition(":")[0] for dead in await queue.control.jobs(State.DEAD)}
     assert errors == {"busy": "JobTimeout", "stuck": "JobStalled"}
 
 
@@ -701,7 +701,7 @@ async def test_a_run_has_what_its_handler_in_a_process_said_last(
     async with handlers.queue_of(store.driver, store.queue_name) as queue:
         await queue.push(Do(what, str(tmp_path)))
         await drain(queue)
-        assert await queue.jobs(State.DEAD) == []
+        assert await queue.control.jobs(State.DEAD) == []
 
     assert runs
     assert [run.progress for run in runs] == [progress] * len(runs)
@@ -733,7 +733,7 @@ async def test_a_handler_in_a_process_goes_on_for_as_long_as_it_reports_or_exten
     async with handlers.queue_of(store.driver, store.queue_name, **options) as queue:
         await queue.push(Do(what, str(tmp_path)))
         await drain(queue)
-        assert await queue.jobs(State.DEAD) == []
+        assert await queue.control.jobs(State.DEAD) == []
 
 
 @pytest.mark.anyio

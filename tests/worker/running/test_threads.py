@@ -119,7 +119,7 @@ async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_
             assert worker.health.ready
             worker.stop()
 
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals["completed"], totals["dead"]) == (3, 2)
     assert totals["retried"] >= 1  # it was put off, a second each time
     said = [record.message for record in caplog.records if record.message.startswith("no sync handler is started")]
@@ -136,7 +136,7 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
             tasks.start_soon(worker.run)
             await eventually(lambda: not worker.health.ready and "abandoned" in worker.health.why)
             waits = await queue.push(Sync())
-            while not (waiting := await queue.jobs(State.DELAYED)):
+            while not (waiting := await queue.control.jobs(State.DELAYED)):
                 await anyio.lowlevel.checkpoint()
             worker.stop_now()
 
@@ -153,13 +153,13 @@ async def test_a_worker_that_runs_until_idle_waits_for_jobs_that_found_no_thread
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(Worker(queue, concurrency=1, abandoned=1).run, until_idle=True))
             for _ in range(2):  # it was put off, and then again
-                retried = (await queue.counts()).totals["retried"]
-                while (await queue.counts()).totals["retried"] == retried:
+                retried = (await queue.control.counts()).totals["retried"]
+                while (await queue.control.counts()).totals["retried"] == retried:
                     await anyio.lowlevel.checkpoint()
             let_go.set()
 
     assert await waits.info() is None
-    assert (await queue.counts()).totals["completed"] == 1
+    assert (await queue.control.counts()).totals["completed"] == 1
 
 
 async def test_a_handler_in_a_thread_has_the_context_in_which_its_parameters_were_made(queue: JobQueue) -> None:
@@ -202,7 +202,7 @@ async def test_an_abandoned_thread_keeps_no_job_from_one_of_its_own(queue: JobQu
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await queue.push(Stuck())
-            while (await queue.counts()).totals["dead"] < 1:
+            while (await queue.control.counts()).totals["dead"] < 1:
                 await anyio.lowlevel.checkpoint()
             await gone(await queue.push(Sync()))
             worker.stop()
@@ -251,7 +251,7 @@ async def test_a_worker_without_threads_claims_nothing_if_all_its_handlers_need_
             waits = await queue.push(Sync())
             await Worker(queue).run(until_idle=True)
             assert await waits.info() is None
-            assert (await queue.counts()).totals["retried"] == 0
+            assert (await queue.control.counts()).totals["retried"] == 0
 
             let_go.set()
             await gone(await queue.push(Sync()))
@@ -332,7 +332,7 @@ async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
             await gone(await queue.push(Sync()), await queue.push(Async()))
             worker.stop()
 
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert len(refused) == 2
     assert totals.get("dead", 0) == 0
     assert totals["completed"] == 2
@@ -349,7 +349,9 @@ async def test_jobs_given_up_before_their_handler_began_leave_no_thread_behind(q
     with anyio.fail_after(20):
         await worker.run(until_idle=True)
 
-    assert (await queue.counts()).totals["dead"] + (await queue.counts()).totals.get("completed", 0) == 20
+    assert (await queue.control.counts()).totals["dead"] + (await queue.control.counts()).totals.get(
+        "completed", 0
+    ) == 20
 
 
 @pytest.mark.parametrize("setting", ["redis asyncio"])
@@ -424,7 +426,7 @@ async def test_the_timeout_of_a_sync_handler_goes_on_for_what_is_awaited_once_it
         await hangs.push()
         with anyio.fail_after(10):
             await Worker(queue, concurrency=2).run(until_idle=True)
-        (letter,) = await queue.jobs(State.DEAD)
+        (letter,) = await queue.control.jobs(State.DEAD)
 
     assert letter.error.startswith("JobTimeout: the handler was still running after its timeout of 0.2 s")
 

@@ -114,7 +114,7 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
     (run,) = source.leases.unsettled
     assert run.lease is claimed.leases[0]
     await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
-    assert len(await queue.jobs(State.READY)) == 1
+    assert len(await queue.control.jobs(State.READY)) == 1
 
 
 async def test_a_job_that_ran_and_was_handed_back_with_redis_cli_meanwhile_is_settled_after_all(
@@ -134,7 +134,7 @@ async def test_a_job_that_ran_and_was_handed_back_with_redis_cli_meanwhile_is_se
     source.exchanger.answered(settling, await source.member.consumer.exchange(settling.settlements, None))
 
     assert source.leases.all == []
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert (counts.running, counts.totals["retried"], source.settler.refused) == (0, 1, 0)
 
 
@@ -156,8 +156,8 @@ async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_fo
     assert len(source.leases) == 2
     (too_many,) = source.leases.unsettled
     await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
-    assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
-    assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
+    assert [job.job_id for job in await queue.control.jobs(State.READY)] == [too_many.lease.job_id]
+    assert [job.job_id for job in await queue.control.jobs(State.RUNNING)] == [ours.job_id]
 
 
 async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker_that_ends(
@@ -169,8 +169,8 @@ async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker
     await source.drain()
 
     assert source.settler.refused == 0
-    totals = (await queue.counts()).totals
-    assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
+    totals = (await queue.control.counts()).totals
+    assert (totals["released"], len(await queue.control.jobs(State.READY))) == (2, 2)
 
 
 async def run_one(queue: JobQueue, source: Source, outcome: Outcome = _DONE) -> Lease:
@@ -253,7 +253,7 @@ async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told
     )
     assert f"job {held.job_id} (?" in caplog.text
     assert "the lease was lost before it was settled; nothing was written" in caplog.text
-    assert [job.deliveries for job in await queue.jobs(State.READY)] == [1]
+    assert [job.deliveries for job in await queue.control.jobs(State.READY)] == [1]
 
 
 @pytest.mark.parametrize("lost", ["question", "answer"])
@@ -280,7 +280,7 @@ async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_th
     assert len({turn for turn, _, _ in wire.sent}) == 1
     assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
     assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals["completed"], source.leases.all, source.settler.refused) == (1, [], 0)
     replies = [record.__dict__["reply"] for record in caplog.records if "reply" in record.__dict__]
     assert replies == ["OK"]
@@ -304,7 +304,7 @@ async def test_an_exchange_after_one_that_had_no_answer_has_a_turn_of_its_own(
     turns = [turn for turn, settlements, _ in wire.sent if settlements]
     assert turns[0] == turns[1]
     assert len(set(turns)) == 4
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals["completed"], source.settler.refused) == (4, 0)
 
 
@@ -328,7 +328,7 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
         assert await source.stepper._step()  # it recovers
         tasks.cancel_scope.cancel()
 
-    counts = await queue.counts()
+    counts = await queue.control.counts()
     assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
     (found,) = source.leases
     assert (found.lease.deliveries, found.over, source.settler.refused) == (1, False, 0)
@@ -344,8 +344,8 @@ async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_b
     await source.recovery.recover()
     await source.batcher.carry(settling(source))
 
-    assert [job.deliveries for job in await queue.jobs(State.RUNNING)] == [1]
-    assert [job.deliveries for job in await queue.jobs(State.READY)] == [0]
+    assert [job.deliveries for job in await queue.control.jobs(State.RUNNING)] == [1]
+    assert [job.deliveries for job in await queue.control.jobs(State.READY)] == [0]
 
 
 @pytest.mark.parametrize("slots", [3])
@@ -360,9 +360,9 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     for _ in range(2):  # told twice, it does so once
         await source.drain()
 
-    jobs = await queue.jobs(State.READY)
+    jobs = await queue.control.jobs(State.READY)
     assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals["released"], source.settler.refused) == (1, 0)
 
 
@@ -383,7 +383,7 @@ async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_a
         await source.stepper._reclaim()
 
     assert [each.worker_id for each in source.reclaimer.silent] == (["other-10"] if step else [])
-    assert len(await queue.jobs(State.RUNNING)) == (1 if step else 0)
+    assert len(await queue.control.jobs(State.RUNNING)) == (1 if step else 0)
     assert ("the server's clock was set" in caplog.text) is (abs(step) > source.member.settings.lease / 2)
 
 
@@ -656,7 +656,7 @@ async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_beg
 
     await source.drain()
 
-    assert [job.deliveries for job in await queue.jobs(State.READY)] == [1, 0]
+    assert [job.deliveries for job in await queue.control.jobs(State.READY)] == [1, 0]
 
 
 async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted_but_no_more_is_claimed(
@@ -694,10 +694,10 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
         await queue.push_many([Work(n) for n in range(5)])
 
         with anyio.fail_after(20):
-            while (await queue.counts()).totals["completed"] < 5:  # noqa: ASYNC110
+            while (await queue.control.counts()).totals["completed"] < 5:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         worker.stop()
-    assert (await queue.counts()).totals.get("released", 0) == 0
+    assert (await queue.control.counts()).totals.get("released", 0) == 0
 
 
 async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQueue) -> None:
@@ -962,7 +962,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
         await eventually(lambda: len(runs) == pushed, within=10)
         worker.stop()
 
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals["released"], totals["completed"]) == (0, pushed)
     assert {deliveries for _, deliveries in runs} == {1}
     assert not deaf or heard_again_at[0] <= runs[-1][0]
@@ -973,7 +973,7 @@ async def test_jobs_that_arrive_in_time_are_run_and_not_handed_back(queue: JobQu
 
     await Worker(queue, lease=LEASE, concurrency=1).run(until_idle=True)
 
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals.get("released", 0), totals["completed"]) == (0, 5)
 
 
@@ -997,7 +997,7 @@ async def test_two_claims_at_once_bring_no_more_than_there_are_slots_for_and_a_s
 
     await Worker(queue, concurrency=100, **options).run(until_idle=True)
 
-    totals = (await queue.counts()).totals
+    totals = (await queue.control.counts()).totals
     assert (totals.get("released", 0), totals["completed"]) == (0, min(share, 300))
 
 
@@ -1029,7 +1029,7 @@ async def test_quick_jobs_keep_two_exchanges_under_way(
 
         await queue.push_many([Work() for _ in range(1000)])
         await Worker(queue, concurrency=100).run(until_idle=True)
-        assert (await queue.counts()).totals["completed"] == 1000
+        assert (await queue.control.counts()).totals["completed"] == 1000
 
     # All but the first, which may bring a job that has to run alone, and the last ones.
     assert at_once.count(2) > len(at_once) / 4 - 2

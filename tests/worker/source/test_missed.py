@@ -55,4 +55,4 @@ async def test_a_worker_runs_what_a_late_claim_of_its_own_brought(queue: JobQueu
 
         await eventually(lambda: ran == [1, 2], within=10)
         worker.stop()
-    assert (await queue.counts()).running == 0
+    assert (await queue.control.counts()).running == 0

@@ -283,7 +283,7 @@ async def test_jobs_of_both_queues_run_in_the_slots_of_one_worker(
     assert Counter(seen.ended) == {queue.name: 40 for queue in queues}
     assert seen.most <= 5
     for queue in queues:
-        assert happened(await queue.counts()) == {"pushed": 40, "completed": 40}
+        assert happened(await queue.control.counts()) == {"pushed": 40, "completed": 40}
 
 
 async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_and_does_not_spin(
@@ -332,7 +332,7 @@ async def test_a_job_that_a_handler_pushes_to_the_other_queue_is_run_before_an_i
     with anyio.fail_after(40):
         await run_of(queues, until_idle=True).run()
 
-    assert [happened(await queue.counts())["completed"] for queue in queues] == [4, 3]
+    assert [happened(await queue.control.counts())["completed"] for queue in queues] == [4, 3]
 
 
 async def test_a_job_of_the_other_queue_that_a_handler_waits_for_is_run_by_a_worker_that_runs_until_idle(
@@ -375,7 +375,7 @@ async def test_a_job_that_was_pushed_after_the_last_claim_was_sent_is_run_before
         await pushes.push(number)
         with anyio.fail_after(40):
             await run_of(queues, until_idle=True, concurrency=1 + number % 3).run()
-        assert not any((await second.counts()).ready.values())
+        assert not any((await second.control.counts()).ready.values())
 
 
 @pytest.mark.slow
@@ -601,7 +601,7 @@ async def test_a_job_that_ran_alone_and_can_not_be_settled_keeps_no_slots_from_a
 
         away.is_away = False
         await eventually(lambda: not [*away.memory.running()], within=10)
-        assert happened(await far.counts())["completed"] == 1
+        assert happened(await far.control.counts())["completed"] == 1
 
 
 async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not_be_settled(
@@ -836,7 +836,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
         assert members[1].settings.worker_id == before
         seen.may_end.set()
         await eventually(lambda: sorted(seen.ended) == sorted(queue.name for queue in queues), within=10)
-        assert (await queues[1].counts()).totals["completed"] == 1
+        assert (await queues[1].control.counts()).totals["completed"] == 1
 
 
 # At the end
@@ -856,7 +856,7 @@ async def test_a_worker_that_is_stopped_leaves_all_queues_at_once_and_by_one_dea
 
     assert seen.ended == []
     for queue in queues:
-        counts = await queue.counts()
+        counts = await queue.control.counts()
         assert (counts.running, sum(counts.ready.values())) == (0, 2)
     assert set(released) == {queue.name for queue in queues}  # in one event each, or in several
 

@@ -58,6 +58,6 @@ def _unlocated(located: Mapping[str, str], found: Collection[str]) -> Iterator[s
 
 def _diagnosed(store: Store) -> Iterator[str]:
     """Yield faults that the doctor finds in the data."""
-    for finding in store.queue.doctor():
+    for finding in store.queue.control.doctor():
         if finding.check in FAULTS or (finding.check == "data" and finding.level is not Level.OK):
             yield f"the doctor finds {finding.sentence}"

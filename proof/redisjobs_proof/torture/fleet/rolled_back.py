@@ -7,5 +7,5 @@ import anyio
 from redisjobs_proof.torture.fleet.jobs import queue
 
 if __name__ == "__main__":
-    queue.move(os.environ["REDISJOBS_URL"])
+    queue._connect(os.environ["REDISJOBS_URL"])
     anyio.run(queue.service(worker=False, schedules=True).run)

@@ -67,7 +67,7 @@ class Store(ABC):
     def counts(self) -> Counts:
         """Return how many jobs are in each state."""
         self.connect()
-        return self.queue.counts()
+        return self.queue.control.counts()
 
     @property
     def drained(self) -> bool:
@@ -92,7 +92,7 @@ class Store(ABC):
     def suspended(self) -> list[JobInfo]:
         """Return the suspended jobs."""
         self.connect()
-        return [*self.queue.scan(State.SUSPENDED)]
+        return [*self.queue.control.scan(State.SUSPENDED)]
 
     @abstractmethod
     def connect(self) -> None:

@@ -206,7 +206,7 @@ class AskToStop(StopWorker):
             for pid in self.pids:
                 store, ids = system.workers_of(pid)
                 for worker in ids:
-                    store.queue.stop_worker(worker)
+                    store.queue.control.stop_worker(worker)
             self.detail = f"process {host.process.pid}"
 
     def end(self, system: System) -> None:  # noqa: D102
@@ -230,14 +230,14 @@ class QuietWorker(ProcessFault):
             store, ids = system.workers_of(self.pids[0])
             self.db, self.detail = store.db, f"process {self.pids[0]}"
             for worker in ids:
-                store.queue.quiet_worker(worker)
+                store.queue.control.quiet_worker(worker)
 
     def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
             if pid in system.fleet.pids():
                 store, ids = system.workers_of(pid)
                 for worker in ids:
-                    store.queue.resume_worker(worker)
+                    store.queue.control.resume_worker(worker)
 
 
 class UpgradeInPlace(ProcessFault):

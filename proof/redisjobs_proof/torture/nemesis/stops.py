@@ -22,14 +22,14 @@ class PauseQueue(Fault):
     def begin(self, system: System) -> None:  # noqa: D102
         self.store = system.some_store()
         self.db = self.store.db
-        self.store.queue.pause(self.job_name)
+        self.store.queue.control.pause(self.job_name)
         self.paused_at = time.time()
         for _ in range(3):
             system.push(jobs.Work(0.001), self.store)
 
     def end(self, system: System) -> None:  # noqa: D102
         system.note("stopped", db=self.db, name=self.job_name or "", since=self.paused_at, until=time.time())
-        self.store.queue.resume(self.job_name)
+        self.store.queue.control.resume(self.job_name)
 
 
 class PauseName(PauseQueue):
@@ -50,7 +50,7 @@ class HoldJobs(Fault):
         self.db = self.store.db
         for _ in range(6):
             job = system.push(jobs.Work(0.001), self.store, delay=0.5)
-            if self.store.queue.hold(job) is Reply.HELD:
+            if self.store.queue.control.hold(job) is Reply.HELD:
                 self.jobs.append(job)
         self.held_at = time.time()
 
@@ -61,7 +61,7 @@ class HoldJobs(Fault):
     def end(self, system: System) -> None:  # noqa: D102
         for job in self.jobs:
             system.note("stopped", db=self.db, job=job, since=self.held_at, until=time.time())
-            self.store.queue.unhold(job)
+            self.store.queue.control.unhold(job)
 
 
 class ManyLines(Fault):
@@ -101,11 +101,11 @@ class ManyLines(Fault):
 def resume(store: Store) -> None:
     """Resume the queue, all names and all workers, and unhold all jobs."""
     with suppress(DriverError):
-        store.queue.resume()
-        for name in store.queue.pauses().names:
-            store.queue.resume(name)
-        for worker in store.queue.workers():
+        store.queue.control.resume()
+        for name in store.queue.control.pauses().names:
+            store.queue.control.resume(name)
+        for worker in store.queue.control.workers():
             if worker.quiet:
-                store.queue.resume_worker(worker)
+                store.queue.control.resume_worker(worker)
         for state in ("ready", "delayed"):
-            store.queue.unhold_all(state)
+            store.queue.control.unhold_all(state)

@@ -1,4 +1,4 @@
-"""The operator's calls about parents and children, each written once for the async and the sync queue."""
+"""The operator's calls about steps and children, once for both controls; see `client/operation.py`."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,51 +7,47 @@ from dataclasses import replace
 from redisjobs.base.arguments import flag, whole
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import Steps, ask, or_default, step_infos
+from redisjobs.client.jobs import awaited
+from redisjobs.client.operation import Operation, ask
 from redisjobs.model.children import MOST_CHILDREN, ChildrenFound, ChildState, FindChildren
-from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, job_info
+from redisjobs.model.codec import when
+from redisjobs.model.info import ChildGroup, ChildInfo, job_info
 from redisjobs.model.job import PushedJob, State, WhyWaiting
 from redisjobs.model.queries import Find, Row
-from redisjobs.model.steps import GetSteps, StepInfo, checked_key, read_wait
-from redisjobs.model.steps import Steps as Saves
-from redisjobs.model.transitions import Group, WaitsFor
+from redisjobs.model.steps import GetSteps, How, Saved, StepInfo, Steps, checked_key
+from redisjobs.model.transitions import Group
 
 _AT_ONCE = 1000  # children in one read
 _READS = 10  # that look for children which have not ended: results may be large
 _WEIGHT = (State.SUSPENDED, State.DELAYED, State.READY, State.RUNNING)
 
 
-def get(job: str | PushedJob) -> Steps[JobInfo | None]:
-    """Look a job up."""
-    row = yield from ask(Find(id_of(job)))
-    return None if row is None else (yield from informed(row))[0]
+def steps(job: str | PushedJob) -> Operation[list[StepInfo]]:
+    """List the steps that a job has saved."""
+    (found,) = yield from ask(GetSteps([id_of(job)]))
+    return step_infos(found)
 
 
-def informed(row: Row, most: int = 0) -> Steps[tuple[JobInfo, ChildGroup | None]]:
-    """Return the job in a row, with what only groups of children know about it, and the group that it waits for.
-
-    The group has the first `most` of its children that have not ended, looked up.
-    """
-    job = job_info(row)
-    if job.child_of is not None:
-        token = row.fields[b"child_of"].partition(b" ")[0].decode("utf-8", "surrogateescape")
-        found = yield from or_default(ask(FindChildren(token, most=0)), ChildrenFound(""))
-        job = replace(job, child_of=replace(job.child_of, step=found.key))
-    group = yield from or_default(_awaited(row, most), None)
-    if group is not None:
-        job = replace(job, waits_for=f"{job.waits_for}: {group.ended}")
-    return job, group
+def step_infos(found: Steps | None) -> list[StepInfo]:
+    """Return the steps that a job has saved, in order."""
+    saved = {} if found is None else found.saved
+    infos = [
+        StepInfo(key, each.number, each.how, _value_of(each), when(each.at_ms)) for key, each in saved.items()
+    ]
+    return sorted(infos, key=lambda step: step.number)
 
 
-def _awaited(row: Row, most: int) -> Steps[ChildGroup | None]:
-    wait = read_wait(row.fields.get(b"waits", b"")) if row.state is State.SUSPENDED else None
-    if wait is None or wait.what is not WaitsFor.CHILDREN:
-        return None
-    token = (yield from _tokens(row.job_id)).get(wait.key)
+def _value_of(step: Saved) -> str:
+    return "" if step.how is How.CHILDREN else step.value.decode("utf-8", "replace")
+
+
+def awaited_group(row: Row, most: int) -> Operation[ChildGroup | None]:
+    """Return the group that a job waits for, with its first `most` children that have not ended, looked up."""
+    token = yield from awaited(row)
     return None if token is None else (yield from _pending(token, most))
 
 
-def _pending(token: str, most: int) -> Steps[ChildGroup | None]:
+def _pending(token: str, most: int) -> Operation[ChildGroup | None]:
     first, pending, reads = 0, list[ChildInfo](), _READS
     while True:
         page = yield from ask(FindChildren(token, first, _AT_ONCE if most else 0))
@@ -85,7 +81,7 @@ def not_ended(group: ChildGroup, most: int) -> list[str]:
 
 def children(
     job: str | PushedJob, step: str | None, first: int, limit: int, look_up: bool
-) -> Steps[list[ChildGroup]]:
+) -> Operation[list[ChildGroup]]:
     """List the groups of a job's children, with some children of each."""
     job_id, only = id_of(job), None if step is None else checked_key(step, "step")
     at, most, looks_up = whole(first, "first", 0), whole(limit, "limit", 0), flag(look_up, "look_up")
@@ -94,20 +90,20 @@ def children(
     return (yield from _groups(wanted, at, most, looks_up))
 
 
-def story(job_id: str, most: int, groups: int) -> Steps[tuple[list[StepInfo], list[ChildGroup]]]:
+def story(job_id: str, most: int, groups: int) -> Operation[tuple[list[StepInfo], list[ChildGroup]]]:
     """List the steps that a job has saved, and its newest groups of children, with the first children of each."""
     (found,) = yield from ask(GetSteps([job_id]))
     tokens = [*_in_order(found).values()]
     return step_infos(found), (yield from _groups(tokens[-groups:], 0, most, True, 1))
 
 
-def _tokens(job_id: str) -> Steps[dict[str, str]]:
+def _tokens(job_id: str) -> Operation[dict[str, str]]:
     """Return the tokens of a job's groups by key of step, in the order of the steps."""
     (found,) = yield from ask(GetSteps([job_id]))
     return _in_order(found)
 
 
-def _in_order(found: Saves | None) -> dict[str, str]:
+def _in_order(found: Steps | None) -> dict[str, str]:
     if found is None:
         return {}
     numbers = {key: saved.number for key, saved in found.saved.items()}  # a group has none while it is awaited
@@ -116,7 +112,7 @@ def _in_order(found: Saves | None) -> dict[str, str]:
 
 def _groups(
     tokens: Iterable[str], first: int, limit: int, look_up: bool, reads: int = MOST_CHILDREN
-) -> Steps[list[ChildGroup]]:
+) -> Operation[list[ChildGroup]]:
     groups = list[ChildGroup]()
     for token in tokens:
         group = yield from _group(token, first, limit, reads)
@@ -126,7 +122,7 @@ def _groups(
     return groups
 
 
-def _group(token: str, first: int, limit: int, reads: int) -> Steps[ChildGroup | None]:
+def _group(token: str, first: int, limit: int, reads: int) -> Operation[ChildGroup | None]:
     found = list[ChildInfo]()
     while True:
         at, left = first + len(found), limit - len(found)
@@ -154,7 +150,7 @@ def _infos(token: str, first: int, page: ChildrenFound) -> list[ChildInfo]:
     ]
 
 
-def _looked_up(children: Iterable[ChildInfo]) -> Steps[list[ChildInfo]]:
+def _looked_up(children: Iterable[ChildInfo]) -> Operation[list[ChildInfo]]:
     """Return children with the jobs of those that have not ended."""
     found = list[ChildInfo]()
     for child in children:

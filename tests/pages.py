@@ -59,7 +59,7 @@ class Page:
     def commands(self) -> list[str]:
         """Every command a reader is given, a prompt, a comment aside; what goes on after a backslash is one."""
         lines = "".join(blocks(self.text, "sh", "console")).replace("\\\n", " ").splitlines()
-        return [line.removeprefix("$ ").partition("  #")[0].rstrip() for line in lines]
+        return [line.removeprefix("$ ").partition("  #")[0].rstrip(" &") for line in lines]
 
     @property
     def prose(self) -> str:

@@ -52,6 +52,8 @@ class Shutdown:
         self._supervised = supervised
         self._grace = grace
         self._stopping = stopping
+        self._is_reported = threading.Event()  # clear while an operator's stop is not
+        self._is_reported.set()
         self._worker: Worker | None = None
         self._interrupts = Interrupts()
         # SimpleQueue.put() is reentrant, so it can't deadlock in a signal handler.
@@ -65,6 +67,7 @@ class Shutdown:
 
     def note_asked(self) -> None:
         """Note that the worker stops because an operator asked for it; any thread may call it."""
+        self._is_reported.clear()
         self._signals.put(_OPERATOR)
 
     def hurry(self, code: int) -> None:
@@ -107,6 +110,7 @@ class Shutdown:
             if number == _OPERATOR:  # the worker stops already; a signal that follows is the first one
                 end = min(end, time.monotonic() + self._grace + _MARGIN)
                 self._stopping()
+                self._is_reported.set()
                 continue
             at_once = number == signal.SIGINT if self._supervised else self.asked
             if self.asked and not at_once:
@@ -126,6 +130,7 @@ class Shutdown:
     def leave(self, code: int) -> NoReturn:
         """Exit the process, even if threads of sync handlers still run."""
         end = time.monotonic() + _THREADS
+        self._is_reported.wait(_THREADS)  # a worker without jobs has stopped at once
         others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
         for thread in others:
             thread.join(max(0.0, end - time.monotonic()))

@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -210,3 +212,17 @@ async def test_a_stop_that_an_operator_asks_for_is_reported_too(fleet: Fleet, ma
 
     assert main.wait(20) == 0
     await eventually(lambda: "STOPPING=1" in manager.lines)
+
+
+def test_an_operators_stop_is_reported_before_a_worker_without_jobs_has_left() -> None:
+    code = """
+import time
+from redisjobs.cli.shutdown import Shutdown
+
+shutdown = Shutdown(1, stopping=lambda: time.sleep(0.2) or print("reported", flush=True))
+shutdown.note_asked()
+shutdown.leave(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+
+    assert ended.stdout == "reported\n"

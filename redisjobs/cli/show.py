@@ -215,11 +215,11 @@ def facts(known: Mapping[str, str]) -> None:
 
 
 def labelled(known: Mapping[str, Any]) -> None:
-    """Print facts of any kind, one per line, with their labels in a column as wide as the longest."""
+    """Print facts of any kind, one per line, by their keys in a column as wide as the longest."""
     width = max(map(len, known), default=0) + 2
-    for label, value in known.items():
+    for key, value in known.items():
         texts = [visible(each, _LINE) for each in value] if isinstance(value, list) else [_text(value, _LINE)]
-        say(f"{label:<{width}}{', '.join(texts)}")
+        say(f"{key.replace('_', ' '):<{width}}{', '.join(texts)}")
 
 
 def end_page(end: Mapping[str, Any]) -> None:

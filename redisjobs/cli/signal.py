@@ -70,5 +70,5 @@ def _waits(there: JobQueue, job_id: str, reply: Reply) -> str:
         with suppress(DriverError):
             job = there.get(job_id)
             if job is not None and job.state is State.SUSPENDED:
-                return f". It waits for {visible(job.waits_for)}"
+                return f". It waits for {visible(str(job.waits_for or 'an unknown step'))}"
     return ""

@@ -10,7 +10,7 @@ from redisjobs.errors import StepsFull
 from redisjobs.model.changes import Cancel
 from redisjobs.model.children import CancelChildren, ChildrenFound, FindChildren
 from redisjobs.model.codec import new_nonce
-from redisjobs.model.info import ChildGroup, JobInfo, job_info
+from redisjobs.model.info import JobInfo, job_info
 from redisjobs.model.job import PushedJob, State
 from redisjobs.model.payload import encode_plain
 from redisjobs.model.queries import Find, Row
@@ -63,13 +63,15 @@ def informed(row: Row) -> Operation[JobInfo]:
         found = yield from or_default(ask(FindChildren(token, most=0)), ChildrenFound(""))
         job = replace(job, child_of=replace(job.child_of, step=found.key))
     group = yield from or_default(_awaited_group(row), None)
-    return job if group is None else replace(job, waits_for=f"{job.waits_for}: {group.ended}")
+    if group is None or job.waits_for is None:
+        return job
+    return replace(job, waits_for=replace(job.waits_for, total=group.total, left=group.left))
 
 
-def _awaited_group(row: Row) -> Operation[ChildGroup | None]:
+def _awaited_group(row: Row) -> Operation[ChildrenFound | None]:
     token = yield from awaited(row)
     found = ChildrenFound("") if token is None else (yield from ask(FindChildren(token, most=0)))
-    return ChildGroup(found.key, found.total, found.left) if found.parent else None
+    return found if found.parent else None
 
 
 def awaited(row: Row) -> Operation[str | None]:

@@ -16,6 +16,7 @@ from redisjobs.model.info import JobInfo as JobInfo
 from redisjobs.model.info import LimitedKey as LimitedKey
 from redisjobs.model.info import LimitInfo as LimitInfo
 from redisjobs.model.info import PauseInfo as PauseInfo
+from redisjobs.model.info import WaitInfo as WaitInfo
 from redisjobs.model.info import WorkerInfo as WorkerInfo
 from redisjobs.model.job import State as State
 from redisjobs.model.job import WhyWaiting as WhyWaiting

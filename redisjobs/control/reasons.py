@@ -16,7 +16,6 @@ from redisjobs.model.info import ChildGroup, JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.progress import amount
 from redisjobs.model.statistics import Tally, rate_of
-from redisjobs.model.steps import THE_TIME
 from redisjobs.model.transitions import WaitsFor
 from redisjobs.model.why import Cause, Standing, Why
 
@@ -90,7 +89,7 @@ def explain(known: Known) -> Why:
     return Why(
         cause=said.cause,
         sentence=sentence(text),
-        facts={label: value for label, value in facts.items() if value not in (None, "", [], ())},
+        facts={key: value for key, value in facts.items() if value not in (None, "", [], ())},
         advice=sentence(said.advice),
         job=job,
     )
@@ -99,11 +98,11 @@ def explain(known: Known) -> Why:
 def _job_facts(known: Known) -> dict[str, Any]:
     job = known.job
     if job is None:
-        return {"job": known.job_id, "unique key": known.key}
+        return {"job": known.job_id, "unique_key": known.key}
     facts = {"job": job.job_id, "name": job.name, "state": str(job.state), "priority": str(job.priority)}
-    more = {"pushed at": job.queued_at, "attempt": job.attempt, "deliveries": job.deliveries or None}
-    parents = {"parent": job.parent, "child of": job.child_of and str(job.child_of)}
-    return {**facts, **more, "unique key": job.unique or known.key, **parents}
+    more = {"pushed_at": job.queued_at, "attempt": job.attempt, "deliveries": job.deliveries or None}
+    parents = {"parent": job.parent, "child_of": job.child_of and str(job.child_of)}
+    return {**facts, **more, "unique_key": job.unique or known.key, **parents}
 
 
 def _said(known: Known) -> _Said:
@@ -127,7 +126,7 @@ def _said(known: Known) -> _Said:
             return _dead(known, job)
     ended = "it is done" if job.state is State.COMPLETED else "it was cancelled"
     at = f" at {_time(job.finished_at)}" if job.finished_at else ""
-    facts = {"worker": job.worker, "finished at": job.finished_at, "duration": job.duration}
+    facts = {"worker": job.worker, "finished_at": job.finished_at, "duration": job.duration}
     cause = Cause.DONE if job.state is State.COMPLETED else Cause.CANCELLED
     again = "`redisjobs job {job}{on}` shows it".format(**known.words)
     return _Said(cause, f"{ended}{at}", again, facts)
@@ -153,7 +152,7 @@ def _obstacle(known: Known, job: JobInfo) -> _Said | None:
     if why is WhyWaiting.NO_WORKER and known.workers:
         facts["workers"] = _listed([each.worker_id for each in known.workers])
         clause += f": the leases of {number_of(len(known.workers), 'worker')} have ended"
-    return _Said(_CAUSES[why], clause, advice, {**facts, "jobs before it": standing.ahead or None})
+    return _Said(_CAUSES[why], clause, advice, {**facts, "jobs_ahead": standing.ahead or None})
 
 
 def _since(known: Known, job: JobInfo, why: WhyWaiting) -> datetime | None:
@@ -172,10 +171,10 @@ def _limit(known: Known, clause: str) -> tuple[str, dict[str, Any]]:
     next_one = f"; the next may start at {_time(turn)}" if turn and turn > known.now else ""
     facts = {
         "limit": f"{standing.bucket.partition(' ')[0]}: {standing.limit or 'none any more'}",
-        "limit key": standing.bucket.partition(" ")[2],
+        "limit_key": standing.bucket.partition(" ")[2],
         "running": standing.running,
-        "running jobs": _listed([f"{visible(job)} on {visible(worker)}" for worker, job in standing.holders]),
-        "next start": turn,
+        "running_jobs": _listed([f"{visible(job)} on {visible(worker)}" for worker, job in standing.holders]),
+        "next_start": turn,
     }
     return f"{clause}: {runs}, and {_ahead(standing)}{next_one}", facts
 
@@ -193,7 +192,7 @@ def _unhandled(known: Known, job: JobInfo) -> _Said | None:
     clause = f"no live worker of queue '{visible(known.queue)}' has a handler for '{visible(job.name)}'"
     if near:
         clause += f"; they have one for {', '.join(repr(visible(name)) for name in near)}"
-    facts = {"handlers": _listed(handlers), "near names": near, "workers": len(known.live), "releases": versions}
+    facts = {"handlers": _listed(handlers), "near_names": near, "workers": len(known.live), "releases": versions}
     if __version__ in versions:
         return _Said(Cause.NO_HANDLER, clause, advice, facts)
     clause += f". All of them run redisjobs {', '.join(versions)}; this is {__version__}"
@@ -215,12 +214,12 @@ def _in_line(known: Known, job: JobInfo) -> _Said:
     slots, busy = sum(each.slots for each in able), sum(each.running for each in able)
     rate = rate_of(known.lately) if known.lately else 0.0
     facts = {
-        "jobs before it": f"more than {standing.ahead:,}" if standing.has_more else standing.ahead,
-        "workers that have a handler": len(able) if known.workers is not None else None,
+        "jobs_ahead": f"more than {standing.ahead:,}" if standing.has_more else standing.ahead,
+        "workers_with_handler": len(able) if known.workers is not None else None,
         "slots": slots or None,
-        "busy slots": busy if slots else None,
-        "jobs a second": round(rate, 2) if rate else None,
-        "starts in about": round(standing.ahead / rate, 1) if rate and standing.ahead else None,
+        "busy_slots": busy if slots else None,
+        "jobs_per_second": round(rate, 2) if rate else None,
+        "starts_in": round(standing.ahead / rate, 1) if rate and standing.ahead else None,
     }
     clause = _ahead(standing) if standing.ahead else "it is the next to start"
     if rate and standing.ahead:
@@ -238,9 +237,9 @@ def _in_line(known: Known, job: JobInfo) -> _Said:
 def _delayed(known: Known, job: JobInfo) -> _Said:
     obstacle, due = _obstacle(known, job), job.due_at
     if job.held and obstacle:
-        return replace(obstacle, facts={**(obstacle.facts or {}), "due at": due})
+        return replace(obstacle, facts={**(obstacle.facts or {}), "due_at": due})
     failed = bool(job.error)
-    facts = {"due at": due, "error": job.error, "promoter": known.standing.promoter}
+    facts = {"due_at": due, "error": job.error, "promoter": known.standing.promoter}
     if due is not None and known.now - due > _LATE:
         if obstacle:
             return replace(obstacle, facts={**facts, **(obstacle.facts or {})})
@@ -261,11 +260,12 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
 def _suspended(known: Known, job: JobInfo) -> _Said:
     """Return what a suspended job waits for, and what keeps it from starting after that."""
     obstacle, wakes_at = _obstacle(known, job), job.wakes_at
-    facts: dict[str, Any] = {"waits for": job.waits_for, "since": job.suspended_at, "wakes at": wakes_at}
+    waits_for = job.waits_for and str(job.waits_for)
+    facts: dict[str, Any] = {"waits_for": waits_for, "since": job.suspended_at, "wakes_at": wakes_at}
     if known.awaited:
-        facts["children that have not ended"] = not_ended(known.awaited, MOST_SHOWN)
+        facts["children_left"] = not_ended(known.awaited, MOST_SHOWN)
     if obstacle and obstacle.cause is Cause.HELD:  # neither a time nor a signal lets it start
-        clause = f"{obstacle.sentence}; it waits for {visible(job.waits_for, 220) or 'an unknown step'}"
+        clause = f"{obstacle.sentence}; it waits for {_awaited(job, 220)}"
         return replace(obstacle, sentence=clause, facts={**facts, **(obstacle.facts or {})})
     if wakes_at is not None and known.now - wakes_at > _LATE:
         if obstacle:
@@ -284,18 +284,22 @@ def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
     wakes_at = job.wakes_at
     said = f"it has been suspended since {_time(job.suspended_at)}" if job.suspended_at else "it is suspended"
     left = in_words(max(0.0, (wakes_at - known.now).total_seconds())) if wakes_at else ""
-    if job.waits_for == THE_TIME:
+    what = job.waits_for and job.waits_for.what
+    if what is WaitsFor.TIME:
         return f"{said}, and sleeps for {left or 'a while'}, until {_time(wakes_at)}", ""
-    what, _, name = job.waits_for.partition(" ")
-    clause = f"{said}, and waits for {visible(job.waits_for, 260) or 'an unknown step'}"
-    if what == WaitsFor.CHILDREN:
+    clause = f"{said}, and waits for {_awaited(job, 260)}"
+    if what is WaitsFor.CHILDREN:
         return _children(known, clause)
     clause += f", for {left} more, until {_time(wakes_at)}" if wakes_at else ", without a time limit"
-    if what != WaitsFor.SIGNAL:
+    if job.waits_for is None or what is not WaitsFor.SIGNAL:
         return clause, ""
-    words = {**known.words, "signal": shlex.quote(visible(name, 220))}
+    words = {**known.words, "signal": shlex.quote(visible(job.waits_for.name, 220))}
     send = "`redisjobs signal {job} {signal} VALUE{on}` sends it the signal, with a value in JSON"
     return clause, send.format(**words)
+
+
+def _awaited(job: JobInfo, most: int) -> str:
+    return visible(str(job.waits_for), most) if job.waits_for else "an unknown step"
 
 
 def _children(known: Known, clause: str) -> tuple[str, str]:
@@ -317,12 +321,12 @@ def _running(known: Known, job: JobInfo) -> _Said:
     ran, progress = in_words(job.duration or 0.0), job.progress
     facts = {
         "worker": job.worker,
-        "started at": job.started_at,
+        "started_at": job.started_at,
         "duration": job.duration,
-        "usual duration (p50)": usual.p50 if usual else None,
-        "usual duration (p95)": usual.p95 if usual else None,
+        "usual_duration_p50": usual.p50 if usual else None,
+        "usual_duration_p95": usual.p95 if usual else None,
         "progress": f"{amount(progress)} {progress.note}".strip() if progress else "",
-        "worker's lease": round(worker.lease, 1) if worker else None,
+        "worker_lease": round(worker.lease, 1) if worker else None,
     }
     clause = f"it has been running on {visible(job.worker)} for {ran}"
     if usual:
@@ -351,9 +355,9 @@ def _dead(known: Known, job: JobInfo) -> _Said:
     facts = {
         "reason": job.reason,
         "error": job.error,
-        "failed at": job.failed_at,
+        "failed_at": job.failed_at,
         "worker": job.worker,
-        "dead letters of this kind": alike or None,
+        "alike": alike or None,
         "fingerprint": job.fingerprint,
     }
     advice = "`redisjobs dead requeue {job}{on}` runs it again".format(**known.words)
@@ -396,7 +400,7 @@ def _without_holder(known: Known) -> _Said:
     if standing.key_ms is not None:
         left = in_words(standing.key_ms / 1000)
         said = f"{holder}: it was pushed with `unique_for`, so the key stays for {left} more"
-        return _Said(Cause.KEY_LEFT, said, "", {"key is free in": standing.key_ms / 1000})
+        return _Said(Cause.KEY_LEFT, said, "", {"key_free_in": standing.key_ms / 1000})
     return _Said(
         Cause.KEY_LEFT, f"{holder}: pushes with it add nothing", "`redisjobs doctor --repair` frees the key"
     )

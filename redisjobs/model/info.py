@@ -15,7 +15,8 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, WorkersFound
 from redisjobs.model.retention import ASIDE
-from redisjobs.model.steps import read_wait, waits_for
+from redisjobs.model.steps import name_of, read_wait, waits_for
+from redisjobs.model.transitions import WaitsFor
 
 # One job
 
@@ -39,6 +40,33 @@ class ChildOf:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitInfo:
+    """What a suspended job waits for; `str` says it for people, as `signal approved`.
+
+    Attributes:
+        what: `time`, `signal` or `children`.
+        key: The key of the step that waits: the name of the signal, and from the second step of this name on also
+            `#` and the number.
+        total: How many children there are, and
+        left: how many of them have not ended; None in lists, and for other waits.
+    """
+
+    what: WaitsFor
+    key: str
+    total: int | None = None
+    left: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the step, which a signal has, too."""
+        return name_of(self.key)
+
+    def __str__(self) -> str:
+        text = waits_for(self.what, self.key)
+        return text if self.total is None else f"{text}: {ended_of(self.total, self.left or 0)}"
+
+
+@dataclass(frozen=True, slots=True)
 class JobInfo:
     """A job as an operator sees it.
 
@@ -53,8 +81,7 @@ class JobInfo:
         worker: The worker that runs it, or that settled it as dead, done or cancelled; '' for none.
         queued_at: When it was pushed, by the server's clock; None if the entry lacks that.
         due_at: When a delayed job may run.
-        waits_for: What a suspended job waits for, for people: `the time`, `signal` and its name, or `children of`
-            and the key of a step. Of one job it also says how many of these have ended.
+        waits_for: What a suspended job waits for; None for other jobs, and if the entry lacks that.
         wakes_at: When a suspended job goes on, at the latest; None: it waits without a limit.
         suspended_at: Since when a suspended job waits.
         failed_at: When it became a dead letter.
@@ -109,7 +136,7 @@ class JobInfo:
     progress: Progress | None = None
     why_waiting: WhyWaiting | None = None
     history: tuple[PastEvent, ...] = ()
-    waits_for: str = ""
+    waits_for: WaitInfo | None = None
     wakes_at: datetime | None = None
     suspended_at: datetime | None = None
     child_of: ChildOf | None = None
@@ -154,7 +181,7 @@ def job_info(row: Row) -> JobInfo:
         progress=decode_progress(row.progress),
         why_waiting=row.why_waiting,
         history=past_events(row.history),
-        waits_for=_waits_for(fields) if is_suspended else "",
+        waits_for=_waits_for(fields) if is_suspended else None,
         wakes_at=due_at if is_suspended else None,
         suspended_at=_time(fields, b"suspended_at") if is_suspended else None,
         child_of=_child_of(fields, texts["parent"]),
@@ -162,10 +189,11 @@ def job_info(row: Row) -> JobInfo:
     )
 
 
-def _waits_for(fields: Mapping[bytes, bytes]) -> str:
+def _waits_for(fields: Mapping[bytes, bytes]) -> WaitInfo | None:
     wait = read_wait(fields.get(b"waits", b""))
-    text = "" if wait is None else waits_for(wait.what, wait.key)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if wait is None:
+        return None
+    return WaitInfo(wait.what, wait.key.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def _child_of(fields: Mapping[bytes, bytes], parent: str) -> ChildOf | None:
@@ -237,7 +265,12 @@ class ChildGroup:
     @property
     def ended(self) -> str:
         """How many have ended, for people: `3 of 10 have ended`."""
-        return f"{self.total - self.left:,} of {self.total:,} have ended"
+        return ended_of(self.total, self.left)
+
+
+def ended_of(total: int, left: int) -> str:
+    """Return how many children have ended, for people: `3 of 10 have ended`."""
+    return f"{total - left:,} of {total:,} have ended"
 
 
 # Dead letters by kind

@@ -24,9 +24,6 @@ MOST_STEP_BYTES = 1024 * 1024
 MOST_SIGNALS = 100
 """The most signals that a job keeps until it waits for them."""
 
-THE_TIME = "the time"
-"""What a job waits for that sleeps, for people."""
-
 _NAME = r"[^\s#\x00-\x1f]{1,200}"
 
 
@@ -182,4 +179,4 @@ def waits_for(what: str, key: str) -> str:
     """Return what a step waits for, for people: `the time`, `signal` and its name, `children of` and its key."""
     if what == WaitsFor.CHILDREN:
         return f"children of {key}"
-    return THE_TIME if what == WaitsFor.TIME else f"{what} {name_of(key)}"
+    return "the time" if what == WaitsFor.TIME else f"{what} {name_of(key)}"

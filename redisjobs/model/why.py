@@ -69,8 +69,8 @@ class Why:
     Attributes:
         cause: The cause.
         sentence: The cause for a person, in a sentence or two: where the job is, and what it waits for.
-        facts: What is known, by label, in order. Values are texts, numbers, times (datetime) and lists of texts;
-            durations are in seconds.
+        facts: What is known, in order, by keys such as `jobs_ahead` and `due_at`. Values are texts, numbers,
+            times (datetime) and lists of texts; durations are in seconds.
         advice: What to do, with a command if there is one; '' if there is nothing to do.
         job: The job; None if it is not on the queue.
     """

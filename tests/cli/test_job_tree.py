@@ -173,7 +173,7 @@ def test_why_of_a_parent_names_the_children_that_have_not_ended(there: sync.JobQ
     assert (
         f"waits for children of page: 1 of 2 have ended. Not ended: {press.ids(parent)[1]} (delayed, held)" in said
     )
-    assert re.search(rf"(?m)^children that have not ended +{press.ids(parent)[1]} \(delayed, held\)$", said)
+    assert re.search(rf"(?m)^children left +{press.ids(parent)[1]} \(delayed, held\)$", said)
 
 
 def test_a_cancel_says_how_many_children_were_cancelled_with_it(there: sync.JobQueue, press: Press) -> None:

@@ -119,7 +119,8 @@ def test_job_says_what_it_waits_for_and_lists_its_steps(there: sync.JobQueue, sh
     assert re.search(r'(?m)^\S+ \S+ +step charge: saved  {"charge":1}$', said)
     assert f"`redisjobs signal {job_id} approved VALUE" in said
     document = json.loads(cli(there, "job", job_id, "--json"))
-    assert (document["state"], document["waits_for"]) == ("suspended", "signal approved")
+    assert document["state"] == "suspended"
+    assert document["waits_for"] == {"what": "signal", "key": "approved", "total": None, "left": None}
     assert [(step["key"], step["how"], step["value"]) for step in document["steps"]] == [
         ("charge", "done", {"charge": 1})
     ]

@@ -31,7 +31,7 @@ def test_why_says_a_sentence_what_to_do_and_the_facts(there: sync.JobQueue) -> N
     assert "unique key  joe" in facts
     document = json.loads(for_programs.stdout)
     assert (document["cause"], document["job"]["job_id"]) == ("no worker", "mine")
-    assert document["facts"]["unique key"] == "joe"
+    assert document["facts"]["unique_key"] == "joe"
 
 
 def test_job_says_why_it_waits_in_the_same_words(there: sync.JobQueue) -> None:

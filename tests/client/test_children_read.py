@@ -175,8 +175,8 @@ async def test_a_parent_says_for_which_children_it_waits_and_how_many_have_ended
     (listed,) = await done(face.control.jobs("suspended", name="book"))
 
     assert (found.state, found.wakes_at) == (State.SUSPENDED, None)
-    assert found.waits_for == "children of pages: 2 of 3 have ended"
-    assert listed.waits_for == "children of pages"
+    assert str(found.waits_for) == "children of pages: 2 of 3 have ended"
+    assert str(listed.waits_for) == "children of pages"
 
 
 async def test_a_child_says_whose_child_it_is(press: Press, face: Any) -> None:
@@ -210,7 +210,7 @@ async def test_why_of_a_parent_names_the_children_that_hold_it_up_those_first_th
         f"{ids[3]} (suspended, no worker)",
         f"{ids[2]} (delayed, no worker)",
     ]
-    assert why.facts["children that have not ended"] == others
+    assert why.facts["children_left"] == others
     assert "waits for children of pages: 2 of 5 have ended. Not ended: " + ", ".join(others) in why.sentence
     assert f"`redisjobs why {ids[4]}" in why.advice
     assert ids[1] not in why.sentence  # a dead letter has ended
@@ -221,8 +221,8 @@ async def test_why_of_a_parent_with_many_children_names_some(press: Press, face:
 
     why = await done(face.control.why(parent))
 
-    assert len(why.facts["children that have not ended"]) == 11
-    assert why.facts["children that have not ended"][-1] == "and 4 more"
+    assert len(why.facts["children_left"]) == 11
+    assert why.facts["children_left"][-1] == "and 4 more"
     assert ", and 11 more" in why.sentence
 
 
@@ -231,7 +231,7 @@ async def test_why_of_a_child_says_who_its_parent_is(press: Press, face: Any) ->
 
     why = await done(face.control.why((await press.ids(parent))[0]))
 
-    assert why.facts["child of"] == f"pages of {parent.id}"
+    assert why.facts["child_of"] == f"pages of {parent.id}"
 
 
 async def test_why_of_a_parent_whose_child_is_gone_says_so(press: Press, store: Store) -> None:
@@ -241,7 +241,7 @@ async def test_why_of_a_parent_whose_child_is_gone_says_so(press: Press, store: 
 
     why = await press.queue.control.why(parent)
 
-    assert why.facts["children that have not ended"] == [f"{child_id} (not on the queue)"]
+    assert why.facts["children_left"] == [f"{child_id} (not on the queue)"]
 
 
 def lose(store: Store, job_id: str) -> None:

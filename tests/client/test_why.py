@@ -95,7 +95,7 @@ async def test_a_delayed_job_says_when_it_is_due(store: Store, queue: JobQueue, 
     why = await queue.control.why("a")
     caused(why, Cause.DELAYED, "It is delayed, and due in 60 s")
     assert why.job is not None
-    assert why.facts["due at"] == why.job.due_at
+    assert why.facts["due_at"] == why.job.due_at
 
 
 async def test_a_job_that_waits_for_its_next_attempt_says_what_failed(
@@ -130,23 +130,23 @@ async def test_a_job_behind_others_counts_them_and_estimates_when_it_starts(
     why = await queue.control.why("second")
 
     caused(why, Cause.IN_LINE, "2 jobs start before it: about", "All 2 slots of the 1 worker", "Add slots")
-    assert why.facts["jobs before it"] == 2
-    rate = float(why.facts["jobs a second"])
+    assert why.facts["jobs_ahead"] == 2
+    rate = float(why.facts["jobs_per_second"])
     assert 300 / 300 - 0.01 <= rate <= 300 / 240 + 0.01  # the last of the five minutes has only begun
-    assert why.facts["starts in about"] == pytest.approx(2 / rate, abs=0.1)
-    assert [(await queue.control.why(each)).facts["jobs before it"] for each in ("back", "first", "low")] == [
+    assert why.facts["starts_in"] == pytest.approx(2 / rate, abs=0.1)
+    assert [(await queue.control.why(each)).facts["jobs_ahead"] for each in ("back", "first", "low")] == [
         0,
         1,
         3,
     ]
 
 
-async def test_the_count_of_jobs_before_one_ends_at_a_thousand(
+async def test_the_count_of_jobs_ahead_one_ends_at_a_thousand(
     store: Store, queue: JobQueue, one: Consumer
 ) -> None:
     for start in range(0, 1200, 400):
         await push(store, *(f"{number:04}" for number in range(start, start + 400)))
-    assert (await queue.control.why("1000")).facts["jobs before it"] == 1000
+    assert (await queue.control.why("1000")).facts["jobs_ahead"] == 1000
     caused(await queue.control.why("1199"), Cause.IN_LINE, "More than 1,000 jobs start before it")
 
 
@@ -190,8 +190,8 @@ async def test_a_job_at_its_limit_names_those_that_run_under_it(
     why = await queue.control.why("second")
 
     caused(why, Cause.LIMIT, "1 job of it runs, and 1 job starts before it", "`redisjobs limits set Work --queue")
-    assert why.facts["running jobs"] == ["runs on w1"]
-    assert (why.facts["limit"], why.facts["limit key"]) == ("Work: max_concurrency=1", "joe")
+    assert why.facts["running_jobs"] == ["runs on w1"]
+    assert (why.facts["limit"], why.facts["limit_key"]) == ("Work: max_concurrency=1", "joe")
 
 
 async def test_a_job_at_its_rate_says_when_the_next_starts(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -201,7 +201,7 @@ async def test_a_job_at_its_rate_says_when_the_next_starts(store: Store, queue: 
     await claim(one)
     why = await queue.control.why("next")
     caused(why, Cause.LIMIT, "the next may start at")
-    assert why.facts["next start"].timestamp() * 1000 == pytest.approx(store.clock() + 60_000, abs=1000)
+    assert why.facts["next_start"].timestamp() * 1000 == pytest.approx(store.clock() + 60_000, abs=1000)
 
 
 async def test_without_a_worker_a_job_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -216,7 +216,7 @@ async def test_a_name_without_a_handler_says_which_there_are(store: Store, queue
     await push(store, "a", name="Wrok")
     why = await queue.control.why("a")
     caused(why, Cause.NO_HANDLER, "has a handler for 'Wrok'; they have one for 'Work'")
-    assert (why.facts["handlers"], why.facts["near names"]) == (["Other", "Work"], ["Work"])
+    assert (why.facts["handlers"], why.facts["near_names"]) == (["Other", "Work"], ["Work"])
 
 
 async def test_workers_of_another_release_without_a_handler_are_named(
@@ -256,7 +256,7 @@ async def test_a_running_job_says_where_since_when_and_how_long_its_name_usually
         "jobs of its name usually take 0.78 s, and 95 % up to 1.5 s",
     )
     assert why.facts["worker"] == "w1"
-    assert why.facts["usual duration (p95)"] == 1.5
+    assert why.facts["usual_duration_p95"] == 1.5
 
 
 async def test_a_cancelled_job_that_still_runs_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:
@@ -465,9 +465,9 @@ def test_a_running_job_says_how_far_it_is_as_its_page_does() -> None:
 
 def test_an_estimate_needs_a_rate() -> None:
     standing = Standing(1_000, ahead=50)
-    assert "starts in about" not in explain(known(waiting(), standing=standing)).facts
+    assert "starts_in" not in explain(known(waiting(), standing=standing)).facts
     lately = Tally(100, {"completed": 10})
-    assert explain(known(waiting(), standing=standing, lately=lately)).facts["starts in about"] == 500
+    assert explain(known(waiting(), standing=standing, lately=lately)).facts["starts_in"] == 500
 
 
 def test_a_name_or_an_id_is_quoted_in_a_command() -> None:

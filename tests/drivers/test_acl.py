@@ -549,8 +549,8 @@ def look(queue: SyncJobQueue) -> None:
     with closing(sync_side(queue.driver)) as driver:
         assert driver.read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
     assert [(group.count, group.job_id) for group in queue.control.dead_groups()] == [(2, "y")]
-    assert [queue.control.why(job_id).facts.get("jobs before it") for job_id in "br"] == [0, 1]
-    assert queue.control.why("y").facts["dead letters of this kind"] == 2
+    assert [queue.control.why(job_id).facts.get("jobs_ahead") for job_id in "br"] == [0, 1]
+    assert queue.control.why("y").facts["alike"] == 2
     assert queue.control.why(unique="of d").facts["job"] == "d"
     assert "within the last minute" in queue.control.why("ended").sentence
     with pytest.raises(JobFailed):

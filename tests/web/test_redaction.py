@@ -114,7 +114,7 @@ async def test_limit_keys_that_are_made_of_what_is_hidden_are_hidden(
 
     assert [each.waiting for each in limit.keys.values()] == [1, 1]
     assert waits.cause is Cause.LIMIT
-    assert "limit key" in waits.facts
+    assert "limit_key" in waits.facts
     assert "nowhere" not in f"{limit} {waits}"
 
 

@@ -162,7 +162,7 @@ async def test_a_job_says_why_it_does_not_run_with_the_facts_and_what_to_do(
     assert f"{known.sentence} `redisjobs resume --name Mail --queue {mails.name}`".replace("`", "") in words(page)
     assert f"<code>redisjobs resume --name Mail --queue {mails.name}</code>" in page
     assert 'class="card why delayed"' in page
-    assert "Jobs before it 1" in words(page)
+    assert "Jobs ahead 1" in words(page)
 
     await mails.control.resume("Mail")
     page = (await Viewer(Dashboard(mails), mails.name).get(f"job?id={first.id}")).text

@@ -7,7 +7,7 @@ from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.model.health import Finding
 from redisjobs.model.info import ChildGroup, ChildInfo, DeadGroup, JobInfo, LimitedKey, LimitInfo
-from redisjobs.model.steps import THE_TIME, StepInfo
+from redisjobs.model.steps import StepInfo
 from redisjobs.model.why import Why
 from redisjobs.web.board.hidden import HIDDEN, Keys, Secret
 
@@ -19,7 +19,7 @@ Redact = Callable[[str, str, str], str]
 _OF_KEYS = ("unique", "no ttl", "unknown key", "line")  # the checks whose examples are keys
 _JSON = ("parameters", "result", "step")
 _MOST_SECRETS = 100  # of one job; a search for more would hold up the page
-_LIMIT_KEY = "limit key"  # the fact of `Why` that has it
+_LIMIT_KEY = "limit_key"  # the fact of `Why` that has it
 
 
 class Redaction:
@@ -68,7 +68,7 @@ class Redaction:
                 for key, value in job.headers.items()
             },
             progress=progress,
-            waits_for=job.waits_for if job.waits_for == THE_TIME else shown("step", job.waits_for),
+            waits_for=job.waits_for and replace(job.waits_for, key=shown("step", job.waits_for.key)),
             child_of=job.child_of and replace(job.child_of, step=self._step_of_parent(job.child_of.step)),
         )
 

@@ -18,7 +18,8 @@ from redisjobs.model.history import PastEvent
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo
 from redisjobs.model.job import ENDED, WAITING, State
 from redisjobs.model.progress import amount
-from redisjobs.model.steps import THE_TIME, How, StepInfo
+from redisjobs.model.steps import How, StepInfo
+from redisjobs.model.transitions import WaitsFor
 from redisjobs.model.why import Cause, Why
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.board import Story
@@ -51,15 +52,15 @@ _COLORS: Mapping[Cause, str] = {
 """The colours of causes; that of a cause that is not here is `idle`."""
 
 _SHOWN = {
-    *("job", "name", "state", "priority", "attempt", "deliveries", "unique key", "parent", "worker", "duration"),
-    *("error", "reason", "fingerprint", "progress", "dead letters of this kind", "child of"),
-    *("pushed at", "started at", "due at", "failed at", "finished at", "waits for", "since", "wakes at"),
+    *("job", "name", "state", "priority", "attempt", "deliveries", "unique_key", "parent", "worker", "duration"),
+    *("error", "reason", "fingerprint", "progress", "alike", "child_of"),
+    *("pushed_at", "started_at", "due_at", "failed_at", "finished_at", "waits_for", "since", "wakes_at"),
 }
 """The facts of `Why` that other parts of the page show."""
 
 _MOST_STEPS = 100  # in a story
 
-_SECONDS = {"usual duration (p50)", "usual duration (p95)", "starts in about", "worker's lease"}
+_SECONDS = {"usual_duration_p50", "usual_duration_p95", "starts_in", "worker_lease"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,10 @@ async def job(visit: Visit) -> Page:
         "job": found,
         "known": known,
         "steps": steps,
-        "signal": found.waits_for.removeprefix("signal ") if found.waits_for.startswith("signal ") else "",
+        "signal": wait.name if (wait := found.waits_for) and wait.what is WaitsFor.SIGNAL else "",
         "faults": faults,
         "color": color(known),
-        "alike": known.facts.get("dead letters of this kind", 0) if found.fingerprint else 0,
+        "alike": known.facts.get("alike", 0) if found.fingerprint else 0,
         "story": story(found, steps, groups),
         "child_color": child_color,
         "trace": read_trace(found.traceback) if found.traceback else None,
@@ -121,19 +122,19 @@ def color(known: Why) -> str:
 def facts(known: Why, now: datetime) -> list[tuple[str, str]]:
     """Return the facts that no other part of the page shows, as labels and texts."""
     return [
-        (label[0].upper() + label[1:], _fact(label, value, now))
-        for label, value in known.facts.items()
-        if label not in _SHOWN
+        (key.replace("_", " ").capitalize(), _fact(key, value, now))
+        for key, value in known.facts.items()
+        if key not in _SHOWN
     ]
 
 
-def _fact(label: str, value: Any, now: datetime) -> str:
+def _fact(key: str, value: Any, now: datetime) -> str:
     if isinstance(value, datetime):
         return clock(value, now)
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     if isinstance(value, int | float):
-        return duration(value) if label in _SECONDS else f"{value:,}"
+        return duration(value) if key in _SECONDS else f"{value:,}"
     return str(value)
 
 
@@ -169,11 +170,13 @@ def story(found: JobInfo, steps: Sequence[StepInfo] = (), groups: Sequence[Child
     moments += [_step(step, of_step.pop(step.key, None)) for step in steps[-_MOST_STEPS:]]
     others = [*of_step.values()]  # the job waits for them, or did not come to that
     if found.suspended_at:
-        moments.append(Moment("suspended", f"Waits for {found.waits_for}", found.suspended_at, "", others))
+        text = f"Waits for {found.waits_for or 'an unknown step'}"
+        moments.append(Moment("suspended", text, found.suspended_at, "", others))
     elif others and (at := found.failed_at or found.started_at or found.queued_at):
         moments.append(Moment("idle", "It has children that it did not wait for", at, "", others))
     if found.wakes_at:
-        text = "Wakes" if found.waits_for == THE_TIME else "The wait is over, at the latest"
+        sleeps = found.waits_for is not None and found.waits_for.what is WaitsFor.TIME
+        text = "Wakes" if sleeps else "The wait is over, at the latest"
         moments.append(Moment("suspended", text, found.wakes_at))
     if found.failed_at and not any(
         event.what == "died" and event.at == found.failed_at for event in found.history

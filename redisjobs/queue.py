@@ -13,7 +13,7 @@ from redisjobs.client import jobs
 from redisjobs.client.calls import Calls
 from redisjobs.client.checks import id_of
 from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
-from redisjobs.client.push import Chunk, Conflict, push_chunks, raise_conflicts
+from redisjobs.client.push import Conflict, PushChunk, push_chunks, raise_conflicts
 from redisjobs.client.pushing import Pushing
 from redisjobs.client.registry import Registry
 from redisjobs.client.results import expected
@@ -292,11 +292,11 @@ class JobQueue(Registry):
                 the queue: this chunk, and the next one if it was encoded. Later items were not read.
         """
         if within is not None:
-            chunks = self._prepare_many(items, name, options)
-            return await self._pushing.push_within(within, [job for chunk in chunks for job in chunk.jobs])
+            prepared = self._prepare_many(items, name, options)
+            return await self._pushing.push_within(within, [job for chunk in prepared for job in chunk.jobs])
         conflicts: list[Conflict] = []
 
-        async def push(chunk: Chunk) -> list[JobHandle[Any]]:
+        async def push(chunk: PushChunk) -> list[JobHandle[Any]]:
             return await self._pushing.push(chunk.jobs, conflicts, prepared=chunk.prepared)
 
         handles = await push_chunks(push, self._prepare_many(items, name, options))

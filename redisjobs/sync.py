@@ -239,8 +239,8 @@ class JobQueue(Registry):
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         if within is not None:
-            chunks = self._prepare_many(items, name, options)
-            return self._pushing.push_within(within, [job for chunk in chunks for job in chunk.jobs])
+            prepared = self._prepare_many(items, name, options)
+            return self._pushing.push_within(within, [job for chunk in prepared for job in chunk.jobs])
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for chunk in self._prepare_many(items, name, options):
             handles += self._pushing.push(chunk.jobs, conflicts, prepared=chunk.prepared)

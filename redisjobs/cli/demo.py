@@ -19,8 +19,8 @@ from redisjobs.cli.errors import Mistake
 from redisjobs.cli.target import named
 from redisjobs.local.demo import report, results
 from redisjobs.local.demo.jobs import HashFile
-from redisjobs.local.demo.place import Place, place
-from redisjobs.local.demo.results import Line, Verdict
+from redisjobs.local.demo.place import DemoQueue, place
+from redisjobs.local.demo.results import ResultLine, Verdict
 from redisjobs.local.demo.workers import Workers
 
 _CHUNK = 500  # jobs pushed between two checks of the counts
@@ -101,7 +101,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _run(there: Place, paths: Sequence[str], scratch: Path, lease: float) -> report.Run:
+def _run(there: DemoQueue, paths: Sequence[str], scratch: Path, lease: float) -> report.Run:
     options = ("--lease", str(lease), "--concurrency", str(_CONCURRENCY))
     with (
         named(there.queue, there.url) as queue,
@@ -150,7 +150,7 @@ class _Show:
             self.progress.console.print(f"{said}; its replacement is {self.workers.start()}")
 
 
-def _check(paths: Sequence[str], lines: Sequence[Line]) -> Verdict:
+def _check(paths: Sequence[str], lines: Sequence[ResultLine]) -> Verdict:
     with _progress() as progress:
         bar = progress.add_task("checking", total=len(paths))
         return results.check(paths, lines, lambda: progress.advance(bar))

@@ -1,12 +1,13 @@
 """The options that filter jobs."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from redisjobs.cli.errors import check_seconds, mistake
 from redisjobs.control.filters import FilterOptions, filter_of
+from redisjobs.model.job import UNSETTLED, WAITING, State
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[
@@ -23,21 +24,12 @@ OlderThan = Annotated[
 ]
 
 
-class Waiting(StrEnum):
-    """The states whose jobs can be held all at once."""
-
-    READY = "ready"
-    DELAYED = "delayed"
-    SUSPENDED = "suspended"
-
-
-class Cancellable(StrEnum):
-    """The states whose jobs can be cancelled all at once."""
-
-    READY = "ready"
-    DELAYED = "delayed"
-    SUSPENDED = "suspended"
-    RUNNING = "running"
+if TYPE_CHECKING:
+    Waiting: TypeAlias = State
+    Cancellable: TypeAlias = State
+else:  # the command line takes the values of an enum
+    Waiting = StrEnum("Waiting", {state.name: state.value for state in WAITING})
+    Cancellable = StrEnum("Cancellable", {state.name: state.value for state in UNSETTLED})
 
 
 def filters(

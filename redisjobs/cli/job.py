@@ -27,9 +27,8 @@ from redisjobs.errors import (
 from redisjobs.model.children import MOST_CHILDREN
 from redisjobs.model.chunks import Chunk
 from redisjobs.model.info import ChildGroup, JobInfo
-from redisjobs.model.job import ENDED, State
+from redisjobs.model.job import ASIDE, ENDED, State
 from redisjobs.model.progress import amount
-from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import StepInfo
 from redisjobs.sync import JobQueue
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from redisjobs.cli.errors import Failure
 
 
-class Unwritable(Failure):
+class ClosedOutput(Failure):
     """The output can't be written, for example to a full disk."""
 
 
@@ -18,7 +18,7 @@ def say(text: str) -> bool:
     """Print text, and return False if stdout is a closed pipe, which is no failure of the command.
 
     Raises:
-        Unwritable: The text can't be written for another reason.
+        ClosedOutput: The text can't be written for another reason.
     """
     return is_read(lambda: print(text, flush=True))
 
@@ -33,7 +33,7 @@ def is_read(write: Callable[[], object]) -> bool:
         os.close(nowhere)
         if error.errno == errno.EPIPE:
             return False
-        raise Unwritable(f"stdout can't be written: {error.strerror}") from error
+        raise ClosedOutput(f"stdout can't be written: {error.strerror}") from error
     return True
 
 
@@ -42,7 +42,7 @@ def telling(done: str) -> Iterator[None]:
     """Add what the command has done to the error if its output can't be written."""
     try:
         yield
-    except Unwritable as error:
+    except ClosedOutput as error:
         raise Failure(f"{done}; but {error}") from error
 
 

@@ -16,7 +16,7 @@ from redisjobs.base.visible import visible
 from redisjobs.cli.output import is_read, say, telling
 from redisjobs.client.registry import Registry
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, PauseInfo
-from redisjobs.model.job import State
+from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import Progress, amount
 from redisjobs.model.queries import Counts
 from redisjobs.model.steps import StepInfo
@@ -235,10 +235,9 @@ def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = ""
     table.add_column(Text(f"{where}{_paused(pauses)}"))
     table.add_column("jobs", justify="right")
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
-    states |= {state: getattr(counts, state) for state in ("running", "delayed", "suspended", "dead")}
+    states |= {state: counts.of(state) for state in State if state is not State.READY and state not in ENDED}
     states |= {"held": pauses.held} if pauses.held else {}
-    kept = {"completed": counts.completed, "cancelled": counts.cancelled}
-    states |= {state: number for state, number in kept.items() if number}
+    states |= {state: number for state in ENDED if (number := counts.of(state))}
     _add_numbers(table, states)
     table.add_section()
     _add_numbers(table, {f"{name} in all": number for name, number in sorted(counts.totals.items())})

@@ -11,7 +11,7 @@ import typer
 from redisjobs import sync
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
-from redisjobs.cli.output import Unwritable, say
+from redisjobs.cli.output import ClosedOutput, say
 from redisjobs.cli.target import Json, QueueName, Url, named, naming, where
 from redisjobs.cli.workers import worker_document, worker_table
 from redisjobs.model.queries import Counts
@@ -90,7 +90,7 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
             try:
                 with naming(queue):
                     read = _show(queue, as_json, speed, clear, line=True)
-            except Unwritable:
+            except ClosedOutput:
                 raise  # not an error of the server: the next output would fail, too
             except Failure as error:
                 print(f"redisjobs: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import check_items, prepared_by, refuse_function, why_no_parameters
-from redisjobs.client.push import Chunk, name_in
+from redisjobs.client.push import PushChunk, name_in
 from redisjobs.client.results import kept_for_a_while
 from redisjobs.errors import EncodeError, UnknownJob
 from redisjobs.model import codec, payload
@@ -116,7 +116,7 @@ class Preparing:
 
     def _prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[PushChunk]:
         """Encode jobs in chunks, each for one script call."""
         check_push_options(options)
         check_items(items)
@@ -130,10 +130,10 @@ class Preparing:
             chunk.append(job)
             size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
-                yield Chunk(chunk, prepared, is_last=False)
+                yield PushChunk(chunk, prepared, is_last=False)
                 chunk, size, prepared = [], 0, False
         if chunk:
-            yield Chunk(chunk, prepared, is_last=True)
+            yield PushChunk(chunk, prepared, is_last=True)
 
     def _edited(self, row: Row, parameters: Any) -> Requeue:
         """Return the change that requeues a job with new parameters; if no handler is known, they may be any JSON.

@@ -30,7 +30,7 @@ _KEPT_OUT = (Reply.EXISTS, Reply.DUPLICATE, Reply.REFUSED)
 
 
 @dataclass(slots=True)
-class Chunk:
+class PushChunk:
     """Jobs that one call pushes."""
 
     jobs: list[NewJob]
@@ -193,7 +193,7 @@ class Push:
         return f"{first} and {more} more" if more else first
 
 
-async def push_chunks(push: Callable[[Chunk], Awaitable[list[T]]], chunks: Iterator[Chunk]) -> list[T]:
+async def push_chunks(push: Callable[[PushChunk], Awaitable[list[T]]], chunks: Iterator[PushChunk]) -> list[T]:
     """Push chunks, one after another, and return the handles of all their jobs.
 
     It encodes the next chunk while a push waits for its answer: both take about the same time.
@@ -206,8 +206,8 @@ async def push_chunks(push: Callable[[Chunk], Awaitable[list[T]]], chunks: Itera
 
 
 async def _push_and_encode(
-    push: Callable[[Chunk], Awaitable[list[T]]], chunk: Chunk, chunks: Iterator[Chunk]
-) -> tuple[list[T], Chunk | None]:
+    push: Callable[[PushChunk], Awaitable[list[T]]], chunk: PushChunk, chunks: Iterator[PushChunk]
+) -> tuple[list[T], PushChunk | None]:
     pushed, broken, following = list[T](), list[BaseException](), None
 
     async def pushing() -> None:

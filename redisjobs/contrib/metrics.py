@@ -49,7 +49,7 @@ from redisjobs.events.kinds import (
 )
 from redisjobs.events.outcomes import UNKNOWN, outcome_of, reason_of
 from redisjobs.model.driver import Driver, SyncDriver
-from redisjobs.model.job import Priority
+from redisjobs.model.job import ENDED, Priority, State
 from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, GetBacklog, Pauses, Query
 from redisjobs.model.stored import ListSchedules, ScheduleInfo, schedule_infos
 
@@ -113,7 +113,7 @@ class _Families:
         self.waiting = gauge("redisjobs_outbox_rows", "Rows of an outbox that wait for a relay.")
         self.oldest = gauge("redisjobs_outbox_oldest_seconds", "How long the oldest of these rows has waited.")
         self.refused = gauge("redisjobs_outbox_refused_rows", "Rows that a relay has set aside.")
-        self._slots = _Slots(registry)
+        self._slots = _BusySlots(registry)
         self._loops = _Loops(registry)
         self._listening: WeakSet[Registry] = WeakSet()
 
@@ -197,7 +197,7 @@ class _Series:
         self.wait = families.wait.labels(queue, name)
 
 
-class _Slots:
+class _BusySlots:
     """How many slots the workers of this process have, and how many of these run a job."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -302,7 +302,7 @@ class QueueMetrics(Collector):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Snapshot:
     """The state of a queue."""
 
     counts: Counts
@@ -319,7 +319,7 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, labels=["queue", *labels])
 
 
-def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
+def _queue_families(states: Sequence[tuple[str, Snapshot]]) -> Iterator[Metric]:
     jobs = _gauge("redisjobs_queue_jobs", "Jobs by state, ready ones also by priority.", "state", "priority")
     waited = "For how long the oldest ready job has been ready; 0 if none is."
     latency = _gauge("redisjobs_queue_latency_seconds", waited, "priority")
@@ -332,8 +332,9 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         for priority in Priority:
             jobs.add_metric([queue, "ready", priority], counts.ready[priority])
             latency.add_metric([queue, priority], backlog.oldest.get(priority, 0.0))
-        for state in ("running", "delayed", "suspended", "dead"):
-            jobs.add_metric([queue, state, ""], getattr(counts, state))
+        for state in State:
+            if state is not State.READY and state not in ENDED:
+                jobs.add_metric([queue, state, ""], counts.of(state))
         for event in COUNTERS:
             events.add_metric([queue, event], counts.totals[event])
         workers.add_metric([queue], backlog.workers)
@@ -344,7 +345,7 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
     yield from _schedule_families(states)
 
 
-def _schedule_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
+def _schedule_families(states: Sequence[tuple[str, Snapshot]]) -> Iterator[Metric]:
     fired = _gauge("redisjobs_schedule_last_fired_timestamp_seconds", "The slot that fired last.", "schedule")
     following = _gauge("redisjobs_schedule_next_timestamp_seconds", "The slot that is to fire next.", "schedule")
     missed = _counter("redisjobs_schedule_missed", "Slots that had no job of their own.", "schedule")
@@ -367,7 +368,7 @@ class _Store:
         self._driver: Driver = queue.driver
         self._side: SyncDriver = sync_side(queue.driver)
 
-    def ask(self, patience: float) -> State | None:
+    def ask(self, patience: float) -> Snapshot | None:
         """Return the queue's state; None if the store did not answer within `patience` seconds, or refused."""
         if self.queue.driver is not self._driver:  # the queue was moved
             self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
@@ -377,7 +378,7 @@ class _Store:
             while pages[-1].more is not None:
                 pages.append(self._read(ListSchedules(after=pages[-1].more), until))
             counts, backlog = self._read(Count(), until), self._read(GetBacklog(), until)
-            return State(counts, backlog, self._read(FindPauses(), until), schedule_infos(pages))
+            return Snapshot(counts, backlog, self._read(FindPauses(), until), schedule_infos(pages))
         except DriverError as error:
             logger.warning("no metrics of queue '%s': %s", self.queue.name, error)
             return None

@@ -68,9 +68,9 @@ class JobDurability(BaseDurabilityCapability[Deps]):
         """Whether a job runs here, outside of its steps. In a sync handler it is an error."""
         return _job() is not None
 
-    def get_durable_operation_backend(self) -> "_Backend":
+    def get_durable_operation_backend(self) -> "_AgentSteps":
         """Return what makes steps of an agent's operations."""
-        return _Backend(self.name)
+        return _AgentSteps(self.name)
 
     def get_default_run_id(self) -> str | None:
         """Return an id that is the same in each run of the job: of the job, the agent, and a number."""
@@ -93,7 +93,7 @@ class JobDurability(BaseDurabilityCapability[Deps]):
         """Let waits of the run be waits for signals, and leave out spans of what is not called again."""
         if (job := _job()) is None:
             return await super().wrap_run(ctx, handler=handler)
-        with replay_scope(), external_event_scope(_Waiter(job, _which(job, self.name, ctx))):
+        with replay_scope(), external_event_scope(_AgentWait(job, _which(job, self.name, ctx))):
             return await super().wrap_run(ctx, handler=handler)
 
 
@@ -108,7 +108,7 @@ def signal_of(token: str) -> tuple[str, str]:
     return job_id, name
 
 
-class _Backend(JournalCallableOperationBackend[None]):
+class _AgentSteps(JournalCallableOperationBackend[None]):
     """Makes a step of each operation of an agent."""
 
     def __init__(self, agent_name: str) -> None:
@@ -145,7 +145,7 @@ class _Backend(JournalCallableOperationBackend[None]):
         return result
 
 
-class _Waiter(ExternalEventWaiter):
+class _AgentWait(ExternalEventWaiter):
     """Suspends the job until a signal comes, where a run waits for an event from outside."""
 
     def __init__(self, job: JobContext[Any], which: str) -> None:

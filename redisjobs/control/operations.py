@@ -39,7 +39,7 @@ from redisjobs.model.info import (
     pause_info,
     worker_infos,
 )
-from redisjobs.model.job import WAITING, JobName, State, checked_name
+from redisjobs.model.job import UNSETTLED, WAITING, JobName, State, checked_name
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import FindLimits, FindPauses, FindWorkers, GroupDead, Row, Scan
 from redisjobs.model.transitions import MOST_JOBS, Reply
@@ -47,7 +47,6 @@ from redisjobs.model.transitions import MOST_JOBS, Reply
 logger = Log("redisjobs")
 
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
-_ALL = (State.RUNNING, State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
 # Find jobs
@@ -55,7 +54,7 @@ _ALL = (State.RUNNING, State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, 
 
 def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Operation[list[JobInfo]]:
     """List jobs of one state, or of all states."""
-    states = _ALL if state is None else [one_of(State, state, "state")]
+    states = [*State] if state is None else [one_of(State, state, "state")]
     wanted, most, found = filter_of(options), min(whole(limit, "limit"), MOST_JOBS), list[JobInfo]()
     for each in states:
         page: Scan | None = Scan(each, wanted, "", most)
@@ -169,7 +168,7 @@ def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Operation[int]:
 def cancel_all(state: State | str, options: FilterOptions) -> Operation[int]:
     """Cancel all matching jobs, even if they run by now."""
     wanted = one_of(State, state, "state")
-    if wanted not in (*WAITING, State.RUNNING):
+    if wanted not in UNSETTLED:
         raise ValueError(
             f"state={state!r}: give ready, delayed, suspended or running; `delete_all` deletes dead letters"
         )

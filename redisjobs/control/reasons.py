@@ -28,7 +28,7 @@ _MOST_NAMED = 3  # children in a sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JobFacts:
     """What is known of a job and its queue."""
 
     queue: str
@@ -78,7 +78,7 @@ class _Said:
     facts: Mapping[str, Any] | None = None
 
 
-def explain(known: Known) -> Why:
+def explain(known: JobFacts) -> Why:
     """Return why the job does not run, or what became of it."""
     said = _said(known)
     text, job = said.sentence, known.job
@@ -95,7 +95,7 @@ def explain(known: Known) -> Why:
     )
 
 
-def _job_facts(known: Known) -> dict[str, Any]:
+def _job_facts(known: JobFacts) -> dict[str, Any]:
     job = known.job
     if job is None:
         return {"job": known.job_id, "unique_key": known.key}
@@ -105,7 +105,7 @@ def _job_facts(known: Known) -> dict[str, Any]:
     return {**facts, **more, "unique_key": job.unique or known.key, **parents}
 
 
-def _said(known: Known) -> _Said:
+def _said(known: JobFacts) -> _Said:
     job = known.job
     if job is None:
         return _missing(known)
@@ -135,7 +135,7 @@ def _said(known: Known) -> _Said:
 # Jobs that wait
 
 
-def _obstacle(known: Known, job: JobInfo) -> _Said | None:
+def _obstacle(known: JobFacts, job: JobInfo) -> _Said | None:
     """Return what keeps a waiting job from starting, besides its place in line and its due time."""
     why = job.why_waiting
     if why in (None, WhyWaiting.NO_HANDLER, WhyWaiting.LAST_DELIVERY) and (found := _unhandled(known, job)):
@@ -155,7 +155,7 @@ def _obstacle(known: Known, job: JobInfo) -> _Said | None:
     return _Said(_CAUSES[why], clause, advice, {**facts, "jobs_ahead": standing.ahead or None})
 
 
-def _since(known: Known, job: JobInfo, why: WhyWaiting) -> datetime | None:
+def _since(known: JobFacts, job: JobInfo, why: WhyWaiting) -> datetime | None:
     if why is WhyWaiting.HELD:
         return None if known.standing.held_ms is None else when(known.standing.held_ms)
     if known.pauses is None:
@@ -164,7 +164,7 @@ def _since(known: Known, job: JobInfo, why: WhyWaiting) -> datetime | None:
     return paused.get(why)
 
 
-def _limit(known: Known, clause: str) -> tuple[str, dict[str, Any]]:
+def _limit(known: JobFacts, clause: str) -> tuple[str, dict[str, Any]]:
     standing = known.standing
     turn = None if standing.turn_ms is None else when(standing.turn_ms)
     runs = f"{number_of(standing.running, 'job')} of it {'runs' if standing.running == 1 else 'run'}"
@@ -179,7 +179,7 @@ def _limit(known: Known, clause: str) -> tuple[str, dict[str, Any]]:
     return f"{clause}: {runs}, and {_ahead(standing)}{next_one}", facts
 
 
-def _unhandled(known: Known, job: JobInfo) -> _Said | None:
+def _unhandled(known: JobFacts, job: JobInfo) -> _Said | None:
     """Return that no live worker has a handler for the job's name; None if one may have it."""
     if not known.live or known.able:
         return None
@@ -199,7 +199,7 @@ def _unhandled(known: Known, job: JobInfo) -> _Said | None:
     return _Said(Cause.OTHER_RELEASE, clause, f"start a worker of release {__version__}", facts)
 
 
-def _quiet(known: Known) -> _Said | None:
+def _quiet(known: JobFacts) -> _Said | None:
     """Return that no worker that could run the job claims jobs; None if one does."""
     if not known.able or not all(worker.quiet or worker.stopping for worker in known.able):
         return None
@@ -209,7 +209,7 @@ def _quiet(known: Known) -> _Said | None:
     return _Said(Cause.QUIET, clause, advice.format(**known.words), facts)
 
 
-def _in_line(known: Known, job: JobInfo) -> _Said:
+def _in_line(known: JobFacts, job: JobInfo) -> _Said:
     standing, able = known.standing, known.able
     slots, busy = sum(each.slots for each in able), sum(each.running for each in able)
     rate = rate_of(known.lately) if known.lately else 0.0
@@ -234,7 +234,7 @@ def _in_line(known: Known, job: JobInfo) -> _Said:
     return _Said(Cause.IN_LINE, clause, advice, facts)
 
 
-def _delayed(known: Known, job: JobInfo) -> _Said:
+def _delayed(known: JobFacts, job: JobInfo) -> _Said:
     obstacle, due = _obstacle(known, job), job.due_at
     if job.held and obstacle:
         return replace(obstacle, facts={**(obstacle.facts or {}), "due_at": due})
@@ -257,7 +257,7 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
     return _Said(Cause.RETRYING if failed else Cause.DELAYED, clause, advice, facts)
 
 
-def _suspended(known: Known, job: JobInfo) -> _Said:
+def _suspended(known: JobFacts, job: JobInfo) -> _Said:
     """Return what a suspended job waits for, and what keeps it from starting after that."""
     obstacle, wakes_at = _obstacle(known, job), job.wakes_at
     waits_for = job.waits_for and str(job.waits_for)
@@ -279,7 +279,7 @@ def _suspended(known: Known, job: JobInfo) -> _Said:
     return _Said(Cause.SUSPENDED, clause, advice, facts)
 
 
-def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
+def _wait(known: JobFacts, job: JobInfo) -> tuple[str, str]:
     """Return in words what a suspended job waits for, and what ends the wait."""
     wakes_at = job.wakes_at
     said = f"it has been suspended since {_time(job.suspended_at)}" if job.suspended_at else "it is suspended"
@@ -302,7 +302,7 @@ def _awaited(job: JobInfo, most: int) -> str:
     return visible(str(job.waits_for), most) if job.waits_for else "an unknown step"
 
 
-def _children(known: Known, clause: str) -> tuple[str, str]:
+def _children(known: JobFacts, clause: str) -> tuple[str, str]:
     """Return in words for which children a job waits, and what says why the first of them has not ended."""
     group = known.awaited
     if group is None or not group.children:
@@ -315,7 +315,7 @@ def _children(known: Known, clause: str) -> tuple[str, str]:
 # Jobs that run, or have ended
 
 
-def _running(known: Known, job: JobInfo) -> _Said:
+def _running(known: JobFacts, job: JobInfo) -> _Said:
     worker = next((each for each in known.workers or () if each.worker_id == job.worker), None)
     usual = known.usual.run if known.usual else None
     ran, progress = in_words(job.duration or 0.0), job.progress
@@ -346,7 +346,7 @@ def _running(known: Known, job: JobInfo) -> _Said:
     return _Said(Cause.RUNNING, clause, "", facts)
 
 
-def _dead(known: Known, job: JobInfo) -> _Said:
+def _dead(known: JobFacts, job: JobInfo) -> _Said:
     alike = known.standing.alike
     error = f" ({visible(job.error, 200)})" if job.error else ""
     clause = f"it is a dead letter, reason '{job.reason}'{error}, after {number_of(job.attempt, 'attempt')}"
@@ -373,7 +373,7 @@ _ENDED = {
 }
 
 
-def _missing(known: Known) -> _Said:
+def _missing(known: JobFacts) -> _Said:
     standing = known.standing
     if known.key is not None:
         return _without_holder(known)
@@ -392,7 +392,7 @@ def _missing(known: Known) -> _Said:
     return _Said(Cause.GONE, f"it is not on {where}: it ended and left no trace, or never was there", advice)
 
 
-def _without_holder(known: Known) -> _Said:
+def _without_holder(known: JobFacts) -> _Said:
     key, standing = f"the unique key {known.key!r}", known.standing
     if not standing.job_id:
         return _Said(Cause.KEY_FREE, f"no job holds {key}: the next push with it adds a job")

@@ -12,9 +12,8 @@ from redisjobs.control.children import steps
 from redisjobs.errors import DecodeError, DriverError, UniqueConflict
 from redisjobs.model.changes import Requeue
 from redisjobs.model.info import job_info
-from redisjobs.model.job import PushedJob, State
+from redisjobs.model.job import ASIDE, PushedJob, State
 from redisjobs.model.queries import Find, Row
-from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import checked_key
 from redisjobs.model.transitions import Reply
 

@@ -10,11 +10,11 @@ from redisjobs.client.jobs import informed
 from redisjobs.client.operation import Operation, ask, or_default
 from redisjobs.control import operations
 from redisjobs.control.children import awaited_group
-from redisjobs.control.reasons import MOST_SHOWN, Known, explain
+from redisjobs.control.reasons import MOST_SHOWN, JobFacts, explain
 from redisjobs.control.statistics import statistics
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, pause_info
-from redisjobs.model.job import WAITING, PushedJob, State
+from redisjobs.model.job import UNSETTLED, PushedJob, State
 from redisjobs.model.queries import Find, FindPauses, Row
 from redisjobs.model.statistics import total
 from redisjobs.model.why import Ahead, Standing, Why
@@ -43,7 +43,7 @@ def why(
     stored = None if row is None else (yield from informed(row))
     group = None if row is None else (yield from or_default(awaited_group(row, MOST_SHOWN), None))
     found = None if stored is None else shown(stored)
-    known = Known(queue, standing.job_id, standing, found, key=unique)
+    known = JobFacts(queue, standing.job_id, standing, found, key=unique)
     if group is not None:
         children = [replace(each, job=each.job and shown(each.job)) for each in group.children]
         known = replace(known, awaited=replace(group, children=children))
@@ -52,7 +52,7 @@ def why(
             (status,) = yield from ask(GetStatus([standing.job_id]))
             known = replace(known, ending=status.ending)
         return explain(known)
-    if found.state in (*WAITING, State.RUNNING):
+    if found.state in UNSETTLED:
         known = yield from _with_queue(known, found)
     return explain(known)
 
@@ -64,7 +64,7 @@ def _look(asked: Ahead) -> Operation[tuple[Standing, Row | None]]:
     return standing, (yield from ask(Find(standing.job_id))) if standing.job_id else None
 
 
-def _with_queue(known: Known, job: JobInfo) -> Operation[Known]:
+def _with_queue(known: JobFacts, job: JobInfo) -> Operation[JobFacts]:
     known = replace(known, workers=(yield from or_default(operations.workers(), None)))
     if job.state is State.RUNNING:
         hour = yield from or_default(statistics(_HOUR, job.name or None, None), None)

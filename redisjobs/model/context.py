@@ -27,7 +27,7 @@ from redisjobs.model.progress import (
     Item,
     MessageSink,
     Progress,
-    Pushing,
+    PushRequest,
     counted,
     note_of,
     progress_of,
@@ -248,7 +248,7 @@ class JobContext(StepVerbs, Generic[AppState]):
         """
         pushed: PushedJob | None = None
         if self._sink is not None:
-            pushed = self._sink.handle(Pushing(parameters, name, options))
+            pushed = self._sink.handle(PushRequest(parameters, name, options))
         if pushed is None:
             raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can't push any more")
         return pushed

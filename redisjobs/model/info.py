@@ -10,11 +10,10 @@ from redisjobs.model.changes import Wish
 from redisjobs.model.children import ChildState
 from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.history import PastEvent, past_events
-from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.job import ASIDE, Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, WorkersFound
-from redisjobs.model.retention import ASIDE
+from redisjobs.model.queries import DeadKind, Grouped, LimitsFound, Pauses, Row, WorkersFound
 from redisjobs.model.steps import name_of, read_wait, waits_for
 from redisjobs.model.transitions import WaitsFor
 
@@ -312,7 +311,7 @@ def group_infos(steps: Iterable[Grouped]) -> list[DeadGroup]:
     return sorted(found.values(), key=lambda group: (group.count, group.last_at), reverse=True)
 
 
-def _dead_group(group: Group) -> DeadGroup:
+def _dead_group(group: DeadKind) -> DeadGroup:
     return DeadGroup(
         fingerprint=group.fingerprint,
         reason=group.reason,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from functools import cached_property
 from typing import (
     Any,
@@ -73,20 +73,47 @@ class OnConflict(StrEnum):
 class State(StrEnum):
     """The state of a job. Only jobs that the queue keeps are in the last two states: see `Retention`."""
 
-    DELAYED = "delayed"
-    READY = "ready"
     RUNNING = "running"
+    READY = "ready"
+    DELAYED = "delayed"
     SUSPENDED = "suspended"
     DEAD = "dead"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
 
 
-WAITING = (State.READY, State.DELAYED, State.SUSPENDED)
-"""The states of jobs that no worker runs, and that run later."""
+class Phase(Enum):
+    """What the states of jobs have in common, and so what can be done with the jobs."""
 
-ENDED = (State.COMPLETED, State.CANCELLED)
-"""The states of jobs that have ended, and that the queue keeps. They have no steps any more."""
+    RUNS = auto()
+    """A worker has it. It can be cancelled."""
+    WAITS = auto()
+    """No worker has it, and it runs later. It can be cancelled and held."""
+    DIED = auto()
+    """It failed for good. It can be requeued and deleted."""
+    ENDED = auto()
+    """It has ended, and the queue keeps it, without its steps. It can be requeued and deleted."""
+
+
+PHASES = {
+    State.RUNNING: Phase.RUNS,
+    State.READY: Phase.WAITS,
+    State.DELAYED: Phase.WAITS,
+    State.SUSPENDED: Phase.WAITS,
+    State.DEAD: Phase.DIED,
+    State.COMPLETED: Phase.ENDED,
+    State.CANCELLED: Phase.ENDED,
+}
+"""The phase of each state, in the order in which lists have the states."""
+
+WAITING = tuple(state for state, phase in PHASES.items() if phase is Phase.WAITS)
+ENDED = tuple(state for state, phase in PHASES.items() if phase is Phase.ENDED)
+
+ASIDE = tuple(state for state, phase in PHASES.items() if phase in (Phase.DIED, Phase.ENDED))
+"""The states of jobs that don't run again unless they are requeued."""
+
+UNSETTLED = tuple(state for state in PHASES if state not in ASIDE)
+"""The states of jobs that can be cancelled."""
 
 
 class WhyWaiting(StrEnum):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from redisjobs.model.changes import Change, JobStatus
 from redisjobs.model.children import ChildOutcome
-from redisjobs.model.job import WAITING, Priority, State
+from redisjobs.model.job import ENDED, WAITING, Priority, State
 from redisjobs.model.queries import Query, Row
 from redisjobs.model.retention import Retention
 from redisjobs.model.steps import Steps
@@ -84,7 +84,7 @@ class Taken:
     @property
     def has_ended(self) -> bool:
         """Whether it is done or cancelled, and kept: its id is free for another job."""
-        return self.state in (State.COMPLETED, State.CANCELLED)
+        return self.state in ENDED
 
 
 MOST_OUTCOME_BYTES = 1024 * 1024

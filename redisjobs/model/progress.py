@@ -42,7 +42,7 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushing:
+class PushRequest:
     """A job that a run pushes, with the arguments of `JobQueue.push`."""
 
     parameters: Any
@@ -50,7 +50,7 @@ class Pushing:
     options: Any
 
 
-HandlerMessage = Progress | NewChunk | Extension | Pushing
+HandlerMessage = Progress | NewChunk | Extension | PushRequest
 """A message from a handler to its worker."""
 
 

@@ -72,6 +72,10 @@ class Counts:
     def __post_init__(self) -> None:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
 
+    def of(self, state: State) -> int:
+        """Return how many jobs are in a state."""
+        return sum(self.ready.values()) if state is State.READY else int(getattr(self, state))
+
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
@@ -143,7 +147,7 @@ class Scan(Query[Scanned]):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DeadKind:
     """Dead letters of one kind: with the same fingerprint, or without one and with the same reason."""
 
     fingerprint: str  # or the reason
@@ -162,7 +166,7 @@ class Group:
 class Grouped:
     """The answer to one step of reading groups: those of a step with the newest letters first."""
 
-    groups: Sequence[Group]
+    groups: Sequence[DeadKind]
     after: str = ""  # where the next step begins; '' at the end
 
 

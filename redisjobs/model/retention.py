@@ -81,6 +81,3 @@ class Retention:
 
 DEFAULT = Retention()
 """The retention of a queue that has no other one."""
-
-ASIDE = ("completed", "cancelled", "dead")
-"""The states of jobs that don't run again unless they are requeued."""

@@ -18,7 +18,7 @@ from redisjobs.testing.driver import DRAIN, Faults, Killed, RecordingDriver, nam
 from redisjobs.testing.outcomes import Drained, JobOutcome, Returned, outcome_of
 from redisjobs.worker.scheduler.declaring import Declaring
 from redisjobs.worker.scheduler.firing import Firing
-from redisjobs.worker.scheduler.known import Known
+from redisjobs.worker.scheduler.known import KnownSchedules
 from redisjobs.worker.service import WorkerOptions
 from redisjobs.worker.worker import Worker
 
@@ -176,7 +176,7 @@ class _Schedules:
     """Fires the schedules of one queue as the clock passes their slots."""
 
     def __init__(self, queue: Registry) -> None:
-        self._known = known = Known(queue)
+        self._known = known = KnownSchedules(queue)
         self._firing = Firing(known)
         self._declaring = Declaring(known, self._firing)
 

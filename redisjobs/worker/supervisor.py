@@ -48,7 +48,7 @@ PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class ProcessSlot:
     """The place of one child after another."""
 
     child: Child | None = None  # None while none runs
@@ -80,7 +80,7 @@ class Supervisor:
         self._lease = lease
         self._grace = grace
         self._reloads = reloads
-        self._slots = [Slot() for _ in range(processes)]
+        self._slots = [ProcessSlot() for _ in range(processes)]
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what to do next
         self._stops = 0
         self._code = 0
@@ -220,7 +220,7 @@ class Supervisor:
         for queue, worker_id in zip(self.queues, ids, strict=False):
             queue.events.publish(event(queue.name, worker_id))
 
-    def _backoff(self, slot: Slot, lived: float) -> float:
+    def _backoff(self, slot: ProcessSlot, lived: float) -> float:
         """Return the seconds until the slot's next start. Its last child lived for `lived` seconds."""
         slot.deaths = 1 if lived >= _HEALTHY else slot.deaths + 1
         if slot.deaths <= 1:

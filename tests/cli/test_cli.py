@@ -1442,7 +1442,7 @@ def test_where_no_server_listens_at_the_usual_place_the_error_says_what_to_do(
     [
         (
             ["cancel", "--state", "dead"],
-            "'--state': 'dead' is not one of 'ready', 'delayed', 'suspended', 'running'.",
+            "'--state': 'dead' is not one of 'running', 'ready', 'delayed', 'suspended'.",
         ),
         # The first by pydantic, which a later typer asks; the second by an earlier one's own check.
         (["worker", "-c", "x"], "'--concurrency' / '-c': (should be a valid integer |'x' is not a valid integer)"),

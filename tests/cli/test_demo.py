@@ -15,8 +15,8 @@ from commands import Commands, commands
 
 from redisjobs.events.recording import Recording
 from redisjobs.local.demo import report, results
-from redisjobs.local.demo.place import Place, place
-from redisjobs.local.demo.results import Line, Verdict, check
+from redisjobs.local.demo.place import DemoQueue, place
+from redisjobs.local.demo.results import ResultLine, Verdict, check
 from redisjobs.local.demo.workers import Kill
 from redisjobs.sync import JobQueue
 from redisjobs_proof.torture.topology import Cluster
@@ -189,7 +189,7 @@ def test_a_directory_without_files_is_a_mistake(demos: Commands, tmp_path: Path,
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> tuple[list[str], list[Line]]:
+def run(tmp_path: Path) -> tuple[list[str], list[ResultLine]]:
     """Three files, and the lines of a worker that hashed them."""
     paths, lines = [], []
     for name in ("a", "b", "c"):
@@ -197,7 +197,7 @@ def run(tmp_path: Path) -> tuple[list[str], list[Line]]:
         path.write_text(name)
         size, modified, digest = results._read_directly(str(path))
         paths.append(str(path))
-        started = Line(f"job-{name}", 7, 100.0, str(path))
+        started = ResultLine(f"job-{name}", 7, 100.0, str(path))
         ended = replace(started, at=101.0, ended=True, size=size, modified=modified, sha256=digest)
         lines += [started, ended]
     return paths, lines
@@ -209,7 +209,7 @@ def conclusion(verdict: Verdict, capsys: Any, skipped: int = 0) -> tuple[int, li
     return code, capsys.readouterr().out.splitlines()
 
 
-Spoil = Callable[[Sequence[str], list[Line]], object]
+Spoil = Callable[[Sequence[str], list[ResultLine]], object]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ Spoil = Callable[[Sequence[str], list[Line]], object]
     ids=["all well", "one lost", "all lost", "wrong digest", "not read", "changed since", "gone since"],
 )
 def test_every_file_is_accounted_for(
-    run: tuple[list[str], list[Line]], spoil: Spoil, code: int, said: Sequence[str], capsys: Any
+    run: tuple[list[str], list[ResultLine]], spoil: Spoil, code: int, said: Sequence[str], capsys: Any
 ) -> None:
     paths, lines = run
     spoil(paths, lines)
@@ -267,7 +267,7 @@ def test_a_long_list_of_what_is_lost_is_cut(capsys: Any) -> None:
 
 
 def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
-    line = Line("job", os.getpid(), 1.0, "/a é", ended=True, sha256="0")
+    line = ResultLine("job", os.getpid(), 1.0, "/a é", ended=True, sha256="0")
     book = Recording(tmp_path)
     book.write(asdict(line))
     book.write(asdict(line))
@@ -279,15 +279,15 @@ def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
 
 
 def test_the_report_tells_when_the_killed_workers_jobs_ran_again(capsys: Any) -> None:
-    def started(job: str, pid: int, at: float) -> Line:
-        return Line(job, pid, at, f"/{job}")
+    def started(job: str, pid: int, at: float) -> ResultLine:
+        return ResultLine(job, pid, at, f"/{job}")
 
     lines = [started("a", 7, 99.0), started("b", 7, 99.0), started("c", 8, 99.5)]
     lines += [started("a", 8, 103.0), started("b", 9, 104.5)]
     told = report.Run(3, lease=3, seconds=6.0, before=1, before_seconds=0.5)
     told.kill = Kill(7, 100.0, frozenset("ab"))
 
-    print(report.text(told, lines, Place("redis://h:1/0", "redis://h:1/0", "a server", "demo-1")))
+    print(report.text(told, lines, DemoQueue("redis://h:1/0", "redis://h:1/0", "a server", "demo-1")))
 
     assert capsys.readouterr().out.splitlines() == [
         "3 jobs in 6.0 s: 0 jobs/s (2 jobs/s until the kill)",
@@ -309,5 +309,5 @@ def test_the_report_tells_when_the_killed_workers_jobs_ran_again(capsys: Any) ->
     ],
 )
 def test_the_commands_to_paste_name_one_server_which_is_all_that_redis_cli_takes(url: str, program: str) -> None:
-    first, *_ = report.commands(Place(url, url, "servers", "demo-1"))
+    first, *_ = report.commands(DemoQueue(url, url, "servers", "demo-1"))
     assert first == f"{program} HGETALL 'redisjobs:{{demo-1}}:stats'"

@@ -550,7 +550,7 @@ async def test_jobs_are_listed_by_state_in_the_order_they_will_run(queue: Any, s
 
 @pytest.mark.parametrize(
     ("state", "limit", "why"),
-    [("gone", 1, r"state='gone': give one of State.DELAYED \('delayed'\), State.READY"), ("dead", 0, "limit=0")],
+    [("gone", 1, r"state='gone': give one of State.RUNNING \('running'\), State.READY"), ("dead", 0, "limit=0")],
 )
 async def test_a_list_of_no_state_or_no_length_is_refused(queue: Any, state: str, limit: int, why: str) -> None:
     with pytest.raises(ValueError, match=why):

@@ -12,7 +12,7 @@ from store import Store
 
 from redisjobs import JobContext, JobQueue, PushedJob, State, Worker, no_retry
 from redisjobs.control import Cause
-from redisjobs.control.reasons import Known, explain
+from redisjobs.control.reasons import JobFacts, explain
 from redisjobs.model.info import WorkerInfo
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
@@ -271,7 +271,7 @@ async def test_a_job_whose_wait_is_over_while_no_worker_looks_is_overdue(store: 
     now_ms = round(info.wakes_at.timestamp() * 1000) + 120_000
     able = WorkerInfo("w1", None, 1, 0, ("_order",), False, "", "", "", 9.0)
 
-    known = Known(store.queue_name, job.id, Standing(now_ms, job.id), replace(info, why_waiting=None), [able])
+    known = JobFacts(store.queue_name, job.id, Standing(now_ms, job.id), replace(info, why_waiting=None), [able])
 
     why = explain(known)
     assert why.cause is Cause.OVERDUE

@@ -10,7 +10,7 @@ from redisjobs import JobQueue, Keep, Retention
 from redisjobs._version import __version__
 from redisjobs.client.obstacles import OBSTACLES
 from redisjobs.control import Cause, Why
-from redisjobs.control.reasons import Known, explain
+from redisjobs.control.reasons import JobFacts, explain
 from redisjobs.control.why import why as why_steps
 from redisjobs.model.changes import Retain
 from redisjobs.model.driver import Beat, Consumer
@@ -406,8 +406,8 @@ def producer_of(store: RedisStore) -> SyncJobQueue:
 # The words
 
 
-def known(job: JobInfo | None = None, **facts: object) -> Known:
-    return Known("emails", "a", **{"standing": Standing(1_000), "job": job, **facts})  # type: ignore[arg-type]
+def known(job: JobInfo | None = None, **facts: object) -> JobFacts:
+    return JobFacts("emails", "a", **{"standing": Standing(1_000), "job": job, **facts})  # type: ignore[arg-type]
 
 
 def waiting(**facts: object) -> JobInfo:
@@ -472,5 +472,5 @@ def test_an_estimate_needs_a_rate() -> None:
 
 def test_a_name_or_an_id_is_quoted_in_a_command() -> None:
     job = JobInfo("a b", "W'k", State.DEAD, Priority.NORMAL, "{}")
-    advice = explain(Known("an app", "a b", Standing(0), job)).advice
+    advice = explain(JobFacts("an app", "a b", Standing(0), job)).advice
     assert advice == "`redisjobs dead requeue 'a b' --queue 'an app'` runs it again."

@@ -21,7 +21,7 @@ from redisjobs.model.changes import DeleteAll
 from redisjobs.model.queries import Count, Filter
 from redisjobs.web import Dashboard
 from redisjobs.web.board.access import Verb, local
-from redisjobs.web.board.bulk import Bulk, Phase
+from redisjobs.web.board.bulk import Bulk, BulkPhase
 from redisjobs.web.board.filters import Filters
 
 pytestmark = pytest.mark.anyio
@@ -379,12 +379,12 @@ async def test_an_act_on_many_jobs_stops_when_asked_and_keeps_what_is_done(mails
             yield from ask(Count())
 
     bulk = Bulk(mails, "delete", Filters(State.DEAD, {}))
-    bulk._begin(Phase.RUNNING, Phase.DONE, endless())
+    bulk._begin(BulkPhase.RUNNING, BulkPhase.DONE, endless())
     await eventually(lambda: bulk.done == len(ids))
     bulk.stop()
     await eventually(lambda: not bulk.is_active)
 
-    assert (bulk.phase, bulk.done) == (Phase.STOPPED, 2)
+    assert (bulk.phase, bulk.done) == (BulkPhase.STOPPED, 2)
 
 
 async def test_an_act_on_many_jobs_that_fails_says_what_is_done(mails: JobQueue, viewer: Viewer) -> None:
@@ -394,7 +394,7 @@ async def test_an_act_on_many_jobs_that_fails_says_what_is_done(mails: JobQueue,
     bulk.count()
     await eventually(lambda: not bulk.is_active, within=15)
 
-    assert bulk.phase is Phase.FAILED
+    assert bulk.phase is BulkPhase.FAILED
     assert "gave up" in bulk.error
 
 

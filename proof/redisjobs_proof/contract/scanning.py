@@ -11,7 +11,7 @@ import pytest
 from redisjobs.model.changes import BulkResult, Cancel, Delete, DeleteAll, Requeue, RequeueAll
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Filter, Group, GroupDead, Row, Scan
+from redisjobs.model.queries import DeadKind, Filter, GroupDead, Row, Scan
 from redisjobs.model.transitions import After, DeadLetter, Lease, NewJob, Release, Reply, Settlement
 from redisjobs_proof.contract.acts import claim, job
 from redisjobs_proof.contract.needs import needs
@@ -197,9 +197,9 @@ async def test_a_dead_letter_that_dies_again_meanwhile_is_not_found_again(
     assert [row.job_id for row in second.rows] == ["b", "c"]
 
 
-async def groups(driver: Driver) -> list[Group]:
+async def groups(driver: Driver) -> list[DeadKind]:
     """Return the groups of all steps."""
-    found: list[Group] = []
+    found: list[DeadKind] = []
     after = None
     while after != "":
         step = await driver.read(GroupDead(after or ""))
@@ -222,9 +222,9 @@ async def test_dead_letters_are_counted_by_kind_those_with_the_newest_first(
     other, last_ms = ("ba9876543210", "failed", "KeyError"), store.clock()
     none = [0] * 9
     assert await groups(driver) == [
-        Group(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"], [*none, 0, 0, 1]),
-        Group(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"], [*none, 2, 0, 1]),
-        Group(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"], [*none, 1, 0, 0]),
+        DeadKind(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"], [*none, 0, 0, 1]),
+        DeadKind(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"], [*none, 2, 0, 1]),
+        DeadKind(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"], [*none, 1, 0, 0]),
     ]
 
 

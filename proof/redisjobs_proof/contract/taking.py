@@ -5,10 +5,10 @@ import pytest
 from redisjobs.model.changes import Cancel, Hold, Requeue, Retain
 from redisjobs.model.children import ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.driver import Consumer, Driver
-from redisjobs.model.job import State
+from redisjobs.model.job import ASIDE, State
 from redisjobs.model.moving import FindRetention, FindTaken, ForgetTaken, InTransit, Take, Taken, Took
 from redisjobs.model.queries import Count, FindPauses
-from redisjobs.model.retention import ASIDE, Keep, Retention
+from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.steps import GetSteps, How, Saved, Signal, Steps
 from redisjobs.model.transitions import Ack, After, At, Release, Reply, Result, SaveStep, Settlement
 from redisjobs_proof.contract.acts import (

@@ -13,7 +13,7 @@ from redisjobs.base.visible import visible
 from redisjobs.contrib.django import tasks
 from redisjobs.errors import DecodeError, JobCancelled, JobFailed
 from redisjobs.model.info import JobInfo
-from redisjobs.model.job import State
+from redisjobs.model.job import ASIDE, State
 from redisjobs.model.payload import decode_untyped
 
 _STATUS = {
@@ -45,7 +45,7 @@ def result(task: Any, job_id: str, status: Any, call: Any, **known: Any) -> Any:
 
 def result_of(task: Any, info: JobInfo) -> Any:
     """Return the result of a task's job; the returned value of a completed one is not in it yet."""
-    has_ended = info.state in (State.DEAD, State.COMPLETED, State.CANCELLED)
+    has_ended = info.state in ASIDE
     attempts = info.attempt if has_ended or info.state is State.RUNNING else info.attempt - 1
     if not info.worker and has_ended:
         attempts -= 1  # it ended without a run

@@ -16,10 +16,9 @@ from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.changes import Cancel, Change
 from redisjobs.model.children import FindChildren
 from redisjobs.model.driver import Driver, Unsupported
-from redisjobs.model.job import State
+from redisjobs.model.job import ASIDE, State
 from redisjobs.model.moving import MOST_OUTCOME_BYTES, FindTaken, ForgetTaken, Import, Take, Taken
 from redisjobs.model.queries import Count, Counts, GetBacklog, Query, Row, Scan, Scanned
-from redisjobs.model.retention import ASIDE
 from redisjobs.model.times import LONGEST_TRY
 from redisjobs.model.transitions import Pushed, Reply
 
@@ -27,7 +26,7 @@ T = TypeVar("T")
 Say = Callable[[str], object]
 """Called with a line about the progress."""
 
-_STATES = (State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
+_STATES: Sequence[State] = [state for state in State if state is not State.RUNNING]  # in this order
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each new try, the last one for all others
 _LOOKS = (1.0, 30.0)  # seconds between two looks for jobs that have run: at least, and at most
 _LOOKING = 9  # between these, the pause is this many times as long as the look: many jobs may stay
@@ -131,7 +130,7 @@ class Mover:
         while True:
             began = anyio.current_time()
             counts = await self.ask(self._source, Count())
-            there, self._stays = _numbers(counts), Counter()
+            there, self._stays = {state: counts.of(state) for state in _STATES}, Counter()
             took = sum([await self._take_all(state) for state in _STATES if there[state]])
             left = {state: number for state, number in there.items() if number}
             self._moved.left, self._moved.stays = (left, +self._stays) if not took else ({}, {})
@@ -260,17 +259,6 @@ class _End:
 
     async def change(self, change: Change[T], /) -> T:
         return await self._mover.ask(self._driver, change)
-
-
-def _numbers(counts: Counts) -> dict[State, int]:
-    return {
-        State.READY: sum(counts.ready.values()),
-        State.DELAYED: counts.delayed,
-        State.SUSPENDED: counts.suspended,
-        State.DEAD: counts.dead,
-        State.COMPLETED: counts.completed,
-        State.CANCELLED: counts.cancelled,
-    }
 
 
 def _waited_for(counts: Counts, families: int) -> str:

@@ -14,7 +14,7 @@ from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildState
 from redisjobs.model.info import STOPPING
-from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
@@ -145,10 +145,10 @@ def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
     return queries.Grouped(groups)
 
 
-def _group(kind: str, jobs: Sequence[Job], now_ms: int) -> queries.Group:
+def _group(kind: str, jobs: Sequence[Job], now_ms: int) -> queries.DeadKind:
     newest, times = jobs[0], [_time_of(job, b"failed_at") for job in jobs]
     ages = [(now_ms - ms) // 300_000 for ms in times]
-    return queries.Group(
+    return queries.DeadKind(
         fingerprint=kind,
         reason=newest.text(b"reason"),
         error_type=newest.text(b"error_type"),
@@ -368,7 +368,7 @@ def _change_many(memory: Memory, many: changes.ChangeMany) -> list[Reply]:
 @answers(changes.Hold)
 def _hold(memory: Memory, change: changes.Hold) -> Reply:
     job = living(memory, change.job_id)
-    if job is None or job.state not in (State.READY, State.DELAYED, State.SUSPENDED):
+    if job is None or job.state not in WAITING:
         return Reply[job.state.name] if job else Reply.NOT_FOUND
     memory.held.setdefault(job.id, memory.now_ms())
     return Reply.HELD

@@ -176,8 +176,8 @@ class Ears:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "notifications of %s don't come, as behind a pooler: jobs are looked for every second or so; for "
-                "less delay give the URL of the database itself",
+                "notifications of %s don't come, as behind a pooler: this process looks for jobs about every "
+                "second; for less delay give the URL of the database itself",
                 self._where,
             )
         for _ in range(_TRIED_AGAIN):

@@ -15,7 +15,7 @@ from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.children import ChildOutcome
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
-from redisjobs.model.retention import ASIDE, Keep, Retention, keep_of
+from redisjobs.model.retention import Keep, Retention, keep_of
 from redisjobs.model.steps import How, Steps
 from redisjobs.model.transitions import Pushed, Reply
 
@@ -151,5 +151,5 @@ def _find_retention(query: moving.FindRetention) -> Call[Retention | None]:
 def _retention(found: Mapping[str, str] | None) -> Retention | None:
     if found is None:
         return None
-    completed, cancelled, dead = (keep_of(found[state]) if found.get(state) else None for state in ASIDE)
-    return Retention(completed, cancelled, dead or Keep())
+    kept = {state: keep_of(text) for state, text in found.items() if text}
+    return Retention(kept.get("completed"), kept.get("cancelled"), kept.get("dead") or Keep())

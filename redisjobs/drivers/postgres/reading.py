@@ -10,7 +10,7 @@ from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of, answers
 from redisjobs.drivers.postgres.entries import bytes_of, fields_of, given, given_json, text_of, texts_of
 from redisjobs.errors import DriverError
 from redisjobs.model import queries
-from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.job import ASIDE, Priority, State, WhyWaiting
 
 _FIRST, _NEWEST = (-1, 0), (0, -(2**63 - 1))  # places before the first job of a state
 _AFTER = re.compile(r"(-?\d{1,18}) (-?\d{1,18})", re.ASCII)
@@ -24,7 +24,6 @@ _ELSEWHERE = (
     "completed",
     "cancelled",
 )  # places of jobs that are not ready
-_ASIDE = (State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
 @answers(queries.Find)
@@ -67,7 +66,7 @@ def _row(row: Row, now_ms: int) -> queries.Row:
 @answers(queries.Scan)
 def _scan(query: queries.Scan) -> Call[queries.Scanned]:
     at, number = begin_of(query)
-    seq = -number if query.state in _ASIDE else number
+    seq = -number if query.state in ASIDE else number
     arguments = [query.state, at, seq, orjson.dumps(wanted_of(query.filter)).decode(), query.limit]
     return Call("scan", arguments, _scanned)
 
@@ -75,7 +74,7 @@ def _scan(query: queries.Scan) -> Call[queries.Scanned]:
 def begin_of(query: queries.Scan) -> tuple[int, int]:
     """Return the place after which a scan looks: a rank or a time, and a job's number in it."""
     if not query.after:
-        return _NEWEST if query.state in _ASIDE else _FIRST
+        return _NEWEST if query.state in ASIDE else _FIRST
     if not (found := _AFTER.fullmatch(query.after)):
         raise DriverError(f"after={query.after!r:.60}: no scan ends there")
     return int(found[1]), int(found[2])
@@ -129,8 +128,8 @@ def _group(
     error: str | None,
     names: Sequence[str],
     ages: Mapping[str, int],
-) -> queries.Group:
-    return queries.Group(
+) -> queries.DeadKind:
+    return queries.DeadKind(
         kind,
         reason or "",
         error_type or "",

@@ -8,7 +8,7 @@ import orjson
 from redisjobs.drivers.postgres.calls import Call, answer_of, answers
 from redisjobs.drivers.postgres.entries import text_of
 from redisjobs.model import changes, queries
-from redisjobs.model.retention import ASIDE
+from redisjobs.model.job import ASIDE
 from redisjobs.model.transitions import Reply
 
 

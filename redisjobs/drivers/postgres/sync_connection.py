@@ -44,7 +44,7 @@ class SyncConnection(Link["psycopg.Connection[Any]"]):
         self._process = 0  # that opened it
 
     def run(self, call: Call[T], until: float = math.inf, queue: str = "") -> T:
-        """Do the same as `Connection.run`; `queue` is another queue in this database."""
+        """Call a function of the database; see `Connection.run`. `queue` is another queue in this database."""
         result, notices = self._drive(self._running(call, queue or self._queue, until), until)
         if notices and self._tell is not None:
             self._tell(notices, partial(self.notify, until=until))

@@ -27,11 +27,10 @@ from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound
 from redisjobs.model.chunks import Chunks, GetChunks, StoredChunk, parts_of
 from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
-from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
+from redisjobs.model.job import ASIDE, WAITING, Priority, State, WhyWaiting
 from redisjobs.model.queries import Query
 from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.relaying import FindRelayed, ForgetRelayed
-from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, Signal, Steps, read_saved
 from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Ahead, Standing
@@ -148,11 +147,11 @@ def _row(reply: Any) -> queries.Row:
     )
 
 
-def _group(reply: Any) -> queries.Group:
+def _group(reply: Any) -> queries.DeadKind:
     fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, recent, *names = reply
     kind = shown(fingerprint), shown(reason), shown(error_type)
     times = int(first_ms), int(last_ms)
-    return queries.Group(*kind, count, *times, text_id(job_id), shown(error), [*map(shown, names)], recent)
+    return queries.DeadKind(*kind, count, *times, text_id(job_id), shown(error), [*map(shown, names)], recent)
 
 
 def _backlog(reply: Any) -> queries.Backlog:

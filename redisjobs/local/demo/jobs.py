@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from redisjobs.events.recording import Recording
-from redisjobs.local.demo.results import Line
+from redisjobs.local.demo.results import ResultLine
 from redisjobs.local.server import DEFAULT_URL
 from redisjobs.model.context import JobContext
 from redisjobs.queue import JobQueue
@@ -37,7 +37,7 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "demo"))
 @queue.register(HashFile)
 def hash_file(parameters: HashFile, context: JobContext) -> None:
     """Write a file's size and SHA-256 into this process's recording; sync, so it runs in a thread."""
-    line = functools.partial(Line, context.job_id, os.getpid(), path=parameters.path)
+    line = functools.partial(ResultLine, context.job_id, os.getpid(), path=parameters.path)
     _write(line(at=time.time()))
     try:
         with open(parameters.path, "rb") as file:
@@ -49,7 +49,7 @@ def hash_file(parameters: HashFile, context: JobContext) -> None:
     _write(line(at=time.time(), ended=True, size=facts.st_size, modified=facts.st_mtime_ns, sha256=digest))
 
 
-def _write(line: Line) -> None:
+def _write(line: ResultLine) -> None:
     _recording().write(asdict(line))
 
 

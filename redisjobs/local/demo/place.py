@@ -18,7 +18,7 @@ _LASTING = ("inbox", "jobs", "stats", "due", "delayed", "dead", "large", "layout
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DemoQueue:
     """A server, and a new queue on it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
 
 
 @contextmanager
-def place(keep: bool, url: str | None = None) -> Iterator[Place]:
+def place(keep: bool, url: str | None = None) -> Iterator[DemoQueue]:
     """Yield a place for the demo. It is removed afterwards, unless `keep` is set and the demo did not fail.
 
     Args:
@@ -51,17 +51,17 @@ def place(keep: bool, url: str | None = None) -> Iterator[Place]:
         try:
             stays = f"the queue {name} stays on your server" if keep else ""
             shown = without_password(url)
-            yield Place(url, shown, f"your server, {shown}", name, stays, gone="queue")
+            yield DemoQueue(url, shown, f"your server, {shown}", name, stays, gone="queue")
         finally:
             if not keep:
                 _remove(url, name)
     elif keep:
         with _kept_server() as (process, url, description):
             stays = f"the server stays up, until: kill {process.pid}"
-            yield Place(url, url, f"{description}, {url}", name, stays)
+            yield DemoQueue(url, url, f"{description}, {url}", name, stays)
     else:
         with server.start() as running:
-            yield Place(running.url, running.url, f"{running.description}, {running.url}", name)
+            yield DemoQueue(running.url, running.url, f"{running.description}, {running.url}", name)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from redisjobs.base.visible import number_of
 from redisjobs.drivers.redis.commands import Commands
-from redisjobs.local.demo.place import Place
-from redisjobs.local.demo.results import Line, Verdict
+from redisjobs.local.demo.place import DemoQueue
+from redisjobs.local.demo.results import ResultLine, Verdict
 from redisjobs.local.demo.workers import Kill
 
 _NAMED = 10  # the most lost or wrong files to name
@@ -34,7 +34,7 @@ class Run:
     before_seconds: float = 0.0
 
 
-def text(run: Run, lines: Sequence[Line], place: Place) -> str:
+def text(run: Run, lines: Sequence[ResultLine], place: DemoQueue) -> str:
     """Return how fast the run was, what the kill did, and which commands to try."""
     rate = f"{run.jobs} jobs in {run.seconds:.1f} s: {run.jobs / run.seconds:.0f} jobs/s"
     if run.kill is None:
@@ -48,12 +48,12 @@ def text(run: Run, lines: Sequence[Line], place: Place) -> str:
     return "\n".join([*found, *(f"  {command}" for command in commands(place))])
 
 
-def _twice(lines: Sequence[Line]) -> int:
+def _twice(lines: Sequence[ResultLine]) -> int:
     starts = [line.job for line in lines if not line.ended]
     return len(starts) - len(set(starts))
 
 
-def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
+def _recovery(kill: Kill, lines: Sequence[ResultLine], lease: float) -> str:
     again: dict[str, float] = {}
     for line in lines:
         if line.job in kill.held and not line.ended and line.pid != kill.pid and line.at >= kill.at:
@@ -68,7 +68,7 @@ def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
     )
 
 
-def commands(place: Place) -> list[str]:
+def commands(place: DemoQueue) -> list[str]:
     """Return three commands to paste: for the counters, the workers and the dead letters."""
     program, prefix = _redis_cli(place.typed), Commands(place.queue).prefix
     return [

@@ -10,7 +10,7 @@ from redisjobs.events import recording
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ResultLine:
     """One line of a recording.
 
     Attributes:
@@ -36,9 +36,9 @@ class Line:
     error: str = ""
 
 
-def read(directory: str | Path) -> Iterator[Line]:
+def read(directory: str | Path) -> Iterator[ResultLine]:
     """Return all complete lines of all processes."""
-    return (Line(**line) for line in recording.read(directory))
+    return (ResultLine(**line) for line in recording.read(directory))
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Verdict:
         return not (self.lost or self.wrong)
 
 
-def check(paths: Sequence[str], lines: Iterable[Line], tick: Callable[[], object] = lambda: None) -> Verdict:
+def check(paths: Sequence[str], lines: Iterable[ResultLine], tick: Callable[[], object] = lambda: None) -> Verdict:
     """Compare all results with the files as they are now.
 
     Args:
@@ -73,7 +73,7 @@ def check(paths: Sequence[str], lines: Iterable[Line], tick: Callable[[], object
         lines: The lines of the workers' recordings.
         tick: Called after each file.
     """
-    results: dict[str, list[Line]] = {}
+    results: dict[str, list[ResultLine]] = {}
     for line in lines:
         if line.ended:
             results.setdefault(line.path, []).append(line)
@@ -84,7 +84,7 @@ def check(paths: Sequence[str], lines: Iterable[Line], tick: Callable[[], object
     return verdict
 
 
-def _judge(verdict: Verdict, path: str, results: Sequence[Line]) -> None:
+def _judge(verdict: Verdict, path: str, results: Sequence[ResultLine]) -> None:
     if not results:
         verdict.lost.append(path)
         return

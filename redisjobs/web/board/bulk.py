@@ -13,7 +13,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.control import operations
 from redisjobs.control.filters import FilterOptions, filter_of
 from redisjobs.model.changes import CHANGED, BulkResult, ChangeMany
-from redisjobs.model.job import WAITING, State
+from redisjobs.model.job import UNSETTLED, WAITING, State
 from redisjobs.model.queries import Count, Scan
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.background import carry_out, in_thread, paced
@@ -23,7 +23,7 @@ _MOST_KEPT = 20
 _MOST_ACTIVE = 4
 
 
-class Phase(StrEnum):
+class BulkPhase(StrEnum):
     """How far an act is."""
 
     COUNTING = "counting"
@@ -68,7 +68,7 @@ KINDS = {
         Verb.CANCEL,
         "Cancel",
         "cancelled",
-        (*WAITING, State.RUNNING),
+        UNSETTLED,
         lambda state, options, rate: operations.cancel_all(state, options),
     ),
     "hold": Kind(
@@ -109,7 +109,7 @@ class Bulk:
     word: str
     filters: Filters
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
-    phase: Phase = Phase.COUNTING
+    phase: BulkPhase = BulkPhase.COUNTING
     counted: int = 0
     counted_at: datetime | None = None
     done: int = 0
@@ -126,17 +126,17 @@ class Bulk:
     @property
     def is_active(self) -> bool:
         """Whether its thread works."""
-        return self.phase in (Phase.COUNTING, Phase.RUNNING)
+        return self.phase in (BulkPhase.COUNTING, BulkPhase.RUNNING)
 
     def count(self) -> None:
         """Begin to count the jobs that match."""
-        self._begin(Phase.COUNTING, Phase.COUNTED, self._count())
+        self._begin(BulkPhase.COUNTING, BulkPhase.COUNTED, self._count())
 
     def start(self, rate: str | None) -> None:
         """Begin to change the jobs."""
         self.rate = rate
         steps = self.kind.steps(self.filters.state, self.filters.options, rate)
-        self._begin(Phase.RUNNING, Phase.DONE, steps)
+        self._begin(BulkPhase.RUNNING, BulkPhase.DONE, steps)
 
     def stop(self) -> None:
         """Stop after the present step. What is done stays done."""
@@ -144,16 +144,16 @@ class Bulk:
 
     # In the thread
 
-    def _begin(self, phase: Phase, end: Phase, steps: Operation[Any]) -> None:
+    def _begin(self, phase: BulkPhase, end: BulkPhase, steps: Operation[Any]) -> None:
         self.phase, self.error = phase, ""
         self._stop.clear()
         in_thread(lambda: self._run(end, steps), self.word)
 
-    def _run(self, end: Phase, steps: Operation[Any]) -> None:
+    def _run(self, end: BulkPhase, steps: Operation[Any]) -> None:
         what = f"{self.word} of jobs that are {self.filters.in_words}"
         self.error = carry_out(self.registry, paced(steps, self._stop, self._seen), what)
-        self.counted_at = datetime.now(UTC) if end is Phase.COUNTED else self.counted_at
-        self.phase = Phase.FAILED if self.error else Phase.STOPPED if self._stop.is_set() else end
+        self.counted_at = datetime.now(UTC) if end is BulkPhase.COUNTED else self.counted_at
+        self.phase = BulkPhase.FAILED if self.error else BulkPhase.STOPPED if self._stop.is_set() else end
 
     def _seen(self, request: Any, answer: Any) -> None:
         match answer:
@@ -166,7 +166,7 @@ class Bulk:
         state, chosen = self.filters.state, self.filters.chosen
         if not chosen:
             counts = yield from ask(Count())
-            self.counted = sum(counts.ready.values()) if state is State.READY else getattr(counts, state)
+            self.counted = counts.of(state)
             return
         if chosen.keys() == {"fingerprint"}:
             groups = yield from operations.dead_groups()
@@ -200,9 +200,9 @@ class Bulks:
     def start(self, bulk: Bulk, rate: str | None) -> bool:
         """Start an act once; return False if it is not counted, or was started before."""
         with self._lock:
-            if bulk.phase is not Phase.COUNTED:
+            if bulk.phase is not BulkPhase.COUNTED:
                 return False
-            bulk.phase = Phase.RUNNING
+            bulk.phase = BulkPhase.RUNNING
         bulk.start(rate)
         return True
 
@@ -212,4 +212,4 @@ class Bulks:
 
     def active(self) -> list[Bulk]:
         """Return the acts that were started and go on."""
-        return [bulk for bulk in list(self._bulks.values()) if bulk.phase is Phase.RUNNING]
+        return [bulk for bulk in list(self._bulks.values()) if bulk.phase is BulkPhase.RUNNING]

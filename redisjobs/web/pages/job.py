@@ -16,7 +16,7 @@ from redisjobs.errors import (
 from redisjobs.model.children import ChildState
 from redisjobs.model.history import PastEvent
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo
-from redisjobs.model.job import ENDED, WAITING, State
+from redisjobs.model.job import ASIDE, ENDED, WAITING, State
 from redisjobs.model.progress import amount
 from redisjobs.model.steps import How, StepInfo
 from redisjobs.model.transitions import WaitsFor
@@ -140,7 +140,7 @@ def _fact(key: str, value: Any, now: datetime) -> str:
 
 def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
     """Return the actions that make sense for a job, and that the viewer may take."""
-    ended = found.state in (State.DEAD, State.COMPLETED, State.CANCELLED)
+    ended = found.state in ASIDE
     waits = found.state in WAITING
     possible = {
         "retry": (Verb.RETRY, ended),

@@ -10,19 +10,12 @@ from redisjobs.web.board.visit import Missing, Page, Visit
 LISTED = 25
 """The jobs on a page."""
 
-STATES = (
-    *(State.READY, State.RUNNING, State.DELAYED, State.SUSPENDED),
-    *(State.DEAD, State.COMPLETED, State.CANCELLED),
-)
-
 
 async def jobs(visit: Visit) -> Page:
     """Show the jobs of one state."""
     filters = Filters.of(visit.query)
     counts = await visit.board.counts()
-    totals = {
-        state: sum(counts.ready.values()) if state is State.READY else getattr(counts, state) for state in STATES
-    }
+    totals = {state: counts.of(state) for state in State}
     try:
         page = await visit.board.jobs(filters.state, filters.options, filters.after, LISTED)
     except DriverError as error:

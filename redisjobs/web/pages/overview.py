@@ -17,7 +17,7 @@ _LATE = 60.0  # seconds that a ready job may wait before the page says that the 
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class Vitals:
     """How the queue is doing, in a sentence.
 
     Attributes:
@@ -70,19 +70,19 @@ async def _names(visit: Visit) -> Sequence[NameStatistics]:
 
 def health(
     counts: Counts, backlog: Backlog, pauses: PauseInfo, workers: list[WorkerInfo], now: datetime
-) -> Health:
+) -> Vitals:
     """Return how the queue is doing."""
     ready = sum(counts.ready.values())
     alive = [worker for worker in workers if worker.lease > 0]
     oldest = max(backlog.oldest.values(), default=0.0)
     if pauses.since is not None:
         said = f"The queue is paused since {duration(max(0.0, (now - pauses.since).total_seconds()))}."
-        return Health("delayed", said, f"{_running(counts.running)} No other job starts until you resume.")
+        return Vitals("delayed", said, f"{_running(counts.running)} No other job starts until you resume.")
     if not alive:
         return _without_workers(ready, counts)
     if ready and all(worker.quiet or worker.stopping for worker in alive):
         said = "No job starts: all workers are quiet, or stop."
-        return Health("delayed", said, f"{count(ready)} ready. Let a worker resume, or start another.")
+        return Vitals("delayed", said, f"{count(ready)} ready. Let a worker resume, or start another.")
     if oldest >= _LATE:
         busy = sum(worker.running for worker in alive) >= sum(worker.slots for worker in alive)
         why = (
@@ -90,25 +90,25 @@ def health(
             if busy
             else "There are free slots: open a ready job to see why it waits."
         )
-        return Health("dead", f"The queue is behind: a ready job has waited for {duration(oldest)}.", why)
+        return Vitals("dead", f"The queue is behind: a ready job has waited for {duration(oldest)}.", why)
     if pauses.names:
         names = ", ".join(pauses.names)
-        return Health(
+        return Vitals(
             "delayed", f"{number_of(len(pauses.names), 'job name')} paused: {names}.", "All other jobs run."
         )
     if ready and oldest:
-        return Health("done", "The workers keep up.", f"The oldest ready job has waited for {duration(oldest)}.")
-    return Health("done", "The workers keep up.", "No job waits for a worker.")
+        return Vitals("done", "The workers keep up.", f"The oldest ready job has waited for {duration(oldest)}.")
+    return Vitals("done", "The workers keep up.", "No job waits for a worker.")
 
 
-def _without_workers(ready: int, counts: Counts) -> Health:
+def _without_workers(ready: int, counts: Counts) -> Vitals:
     command = "redisjobs worker myapp:queue"
     if waiting := ready + counts.delayed + counts.suspended + counts.inbox:
         said = f"No worker is alive, and {number_of(waiting, 'job')} wait{'s' * (waiting == 1)}."
-        return Health("dead", said, "Start a worker:", command)
+        return Vitals("dead", said, "Start a worker:", command)
     if not any(counts.totals.values()):
-        return Health("idle", "This queue is new.", "Start a worker, then push a job:", command)
-    return Health("idle", "No worker is alive, and no job waits.", "Start a worker:", command)
+        return Vitals("idle", "This queue is new.", "Start a worker, then push a job:", command)
+    return Vitals("idle", "No worker is alive, and no job waits.", "Start a worker:", command)
 
 
 def _running(number: int) -> str:

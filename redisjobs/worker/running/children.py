@@ -139,7 +139,7 @@ class ChildRun(Protocol):
     lease: Lease
 
     def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
-        """Write what ends no lease. If the lease is lost, end the run."""
+        """Write a change that the job goes on after. If the lease is lost, end the run."""
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of the worker."""

@@ -93,7 +93,7 @@ class Owner(Protocol):
         """Read what a job has saved; see `StepRun`."""
 
     def write(self, run: "Execution", settlement: SaveStep | AddChildren, answered: Written) -> None:
-        """Write what ends no lease; see `StepRun`."""
+        """Write a change that the job goes on after; see `StepRun`."""
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task."""

@@ -23,7 +23,7 @@ from redisjobs.errors import EncodeError, JobSuspended, ProcessDied, Registratio
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe
-from redisjobs.model.progress import MessageSink, Pushing
+from redisjobs.model.progress import MessageSink, PushRequest
 from redisjobs.model.requests import Request
 from redisjobs.worker.running.handler_process import BEGUN, MESSAGE, READY, log_settings, serve
 from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
@@ -224,7 +224,7 @@ class Process:
             answer = sink.ask_and_wait(message) if isinstance(message, Request) else _sent(sink.handle(message))
         except (Exception, JobSuspended) as error:
             answer = error
-        if isinstance(message, Pushing | Request):
+        if isinstance(message, PushRequest | Request):
             self._reply(answer)
 
     def _reply(self, answer: Any) -> None:

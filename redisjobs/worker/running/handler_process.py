@@ -23,7 +23,7 @@ from redisjobs.model.context import set_current_job, set_message_sink
 from redisjobs.model.failures import deciding
 from redisjobs.model.job import PushedJob
 from redisjobs.model.outcome import describe, known_as, plain, text_of, traceback_of
-from redisjobs.model.progress import HandlerMessage, Progress, Pushing
+from redisjobs.model.progress import HandlerMessage, Progress, PushRequest
 from redisjobs.model.requests import Answered, LeaveStep, Request, RunChildren, unwrapped
 from redisjobs.worker.running.handler_ref import NotPacked, handler_of
 
@@ -104,7 +104,7 @@ class _PipeSink:
         """Send a message soon. Do nothing once the handler is over, or in a process that it forked."""
         if self._over.is_set() or os.getpid() != self._pid:  # a fork must not write to our pipe
             return None
-        if isinstance(message, Pushing):
+        if isinstance(message, PushRequest):
             return self._push(message)
         if not isinstance(message, Progress):
             with self._lock:
@@ -138,7 +138,7 @@ class _PipeSink:
             return None
         raise RuntimeError("the handler has returned, so it can save no steps and wait no more")
 
-    def _push(self, pushing: Pushing) -> PushedJob | None:
+    def _push(self, pushing: PushRequest) -> PushedJob | None:
         """Send a push, wait for the answer, and return the job; None if it was too late.
 
         Raises:

@@ -28,7 +28,7 @@ from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.emissions import NewChunk
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
-from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
+from redisjobs.model.progress import Extension, HandlerMessage, Progress, PushRequest
 from redisjobs.model.requests import Answered, LeaveStep, Request, unwrapped
 from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import AddChildren, Lease, Result, SaveStep
@@ -326,7 +326,7 @@ class HandlerRun:
         return math.inf
 
     def _less_lost(self, now: float) -> float:
-        """Return a monotonic time, minus what a blocked loop has cost a handler in a thread until then."""
+        """Return a monotonic time, less the time that a handler in a thread has lost to a blocked event loop."""
         return now if self.times is None else now - self.times.lost(now)
 
     def _late(self, cause: BaseException | None = None) -> Outcome:
@@ -354,7 +354,7 @@ class HandlerRun:
         """Handle a message of the handler, in any thread. Ignore it once the run is over, or was given up."""
         if self.over or self.why is not None:
             return None
-        if isinstance(message, Pushing):
+        if isinstance(message, PushRequest):
             return self._push(message)
         now = time.monotonic()
         if isinstance(message, Extension):
@@ -441,7 +441,7 @@ class HandlerRun:
             _warned.add(once)
             self._settings.log.warning(text, visible(name), *about)
 
-    def _push(self, pushing: Pushing) -> PushedJob | None:
+    def _push(self, pushing: PushRequest) -> PushedJob | None:
         with _first:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Check only now: either this sees that the handler has ended, or the code that ends the run sees what to

@@ -16,7 +16,7 @@ from redisjobs.errors import DriverError
 from redisjobs.events.kinds import JobsPushed
 from redisjobs.events.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model.job import OnConflict
-from redisjobs.model.progress import Pushing
+from redisjobs.model.progress import PushRequest
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
 from redisjobs.worker.running.contexts import run_in
 
@@ -41,7 +41,7 @@ class Pushes:
         self._bytes = 0
         self._is_closed = False
 
-    def add(self, pushing: Pushing) -> NewJob | None:
+    def add(self, pushing: PushRequest) -> NewJob | None:
         """Add a job and return it; None if it is too late, because the handler has returned.
 
         Raises:
@@ -87,7 +87,7 @@ class Pushes:
         """Add jobs as they are, pushed in this context."""
         self._pushed += [_Pushed(job, context) for job in jobs]
 
-    def _prepared(self, pushing: Pushing) -> NewJob:
+    def _prepared(self, pushing: PushRequest) -> NewJob:
         given = pushing.parameters
         if isinstance(given, FunctionJob):
             raise TypeError(

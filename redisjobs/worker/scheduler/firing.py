@@ -15,7 +15,7 @@ from redisjobs.model import stored
 from redisjobs.model.definition import moment
 from redisjobs.model.stored import Fire, Fired, ListSchedules
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply, weight_of
-from redisjobs.worker.scheduler.known import Known
+from redisjobs.worker.scheduler.known import KnownSchedules
 from redisjobs.worker.scheduler.plan import Plan, firing_of
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Attempt:
 class Firing:
     """Fires the schedules that one scheduler knows."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: KnownSchedules) -> None:
         self._known = known
 
     async def fire_due(self) -> None:

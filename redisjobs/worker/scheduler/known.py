@@ -17,8 +17,8 @@ _LATER_MS = 1000  # the others look this much later, or up to twice as much
 NEVER = float("-inf")
 
 
-class Known:
-    """What one scheduler knows."""
+class KnownSchedules:
+    """What a scheduler knows of its queue: the stored schedules, and when it last declared its own."""
 
     def __init__(self, queue: Registry) -> None:
         self.queue = queue

@@ -21,7 +21,7 @@ from redisjobs.model.driver import Notification
 from redisjobs.worker.scheduler import declaring
 from redisjobs.worker.scheduler.declaring import Declaring
 from redisjobs.worker.scheduler.firing import Firing
-from redisjobs.worker.scheduler.known import NEVER, Known
+from redisjobs.worker.scheduler.known import NEVER, KnownSchedules
 
 
 class Scheduler:
@@ -33,7 +33,7 @@ class Scheduler:
 
     def __init__(self, queue: Registry) -> None:
         self._queue = queue
-        self._known = Known(queue)
+        self._known = KnownSchedules(queue)
         self._firing = Firing(self._known)
         self._declaring = Declaring(self._known, self._firing)
         self._wake: anyio.Event | None = None

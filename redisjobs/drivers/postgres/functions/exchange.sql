@@ -282,8 +282,8 @@ begin
 end $$;
 
 -- Note a place in line, `sequence`, and the transactions that may still add jobs up to it: those older than `until`, this
--- one. They have all ended once `oldest` reaches it. To be called before this transaction writes: what takes a place is
--- a transaction before that, so one that took a place up to this one is older. The snapshot's xmax won't do: it is
+-- one. They have all ended once `oldest` reaches it. Call it before this transaction writes: then each transaction
+-- that took a place up to this one is older than this transaction. The snapshot's xmax won't do: it is
 -- only the one after the last that ended, and an open transaction may be newer. If transactions before `wanted` are open,
 -- those count that have taken a place: any other may have written elsewhere, and stay open.
 create function redisjobs_f._mark(wanted bigint, out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$

@@ -14,7 +14,7 @@ from redisjobs.model.transitions import Reply
 
 @answers(changes.Retain)
 def _retain(change: changes.Retain) -> Call[Reply]:
-    keeps = {state: keep.text for state in ASIDE if (keep := change.retention.of(state))}
+    keeps = {str(state): keep.text for state in ASIDE if (keep := change.retention.of(state))}
     return Call("retain", [orjson.dumps(keeps).decode()], answer_of(Reply))
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import typer.testing
 from commands import Commands, commands, report_of
 
 from redisjobs.cli.app import make
+from redisjobs.events.recording import Recording
 from redisjobs_proof.torture import report
 from redisjobs_proof.torture.checks.checker import check
 from redisjobs_proof.torture.checks.clock import Clock
@@ -25,6 +27,7 @@ from redisjobs_proof.torture.checks.recovery import Recovery
 from redisjobs_proof.torture.checks.verdict import Verdict
 from redisjobs_proof.torture.fleet.final import FinalState
 from redisjobs_proof.torture.fleet.place import databases_of
+from redisjobs_proof.torture.fleet.producers import Producers
 from redisjobs_proof.torture.fleet.release import Release
 from redisjobs_proof.torture.fleet.store import Letter
 from redisjobs_proof.torture.nemesis import FAULTS, PAIRABLE, duration
@@ -1748,3 +1751,15 @@ def test_what_makes_no_sense_is_a_mistake(arguments: list[str]) -> None:
     result = typer.testing.CliRunner().invoke(make(["torture"]), ["torture", *arguments])
 
     assert getattr(result.exception, "code", None) == 2
+
+
+def test_an_interrupted_torture_does_not_wait_for_jobs_that_no_worker_is_left_to_end(tmp_path: Path) -> None:
+    producers = Producers(["memory://"], "q", Recording(tmp_path), seed=1, rate=1)
+    never = threading.Event()
+    producers._threads = [threading.Thread(target=never.wait, daemon=True)]
+
+    with pytest.raises(KeyboardInterrupt), producers:
+        raise KeyboardInterrupt
+
+    assert not producers.ended
+    never.set()

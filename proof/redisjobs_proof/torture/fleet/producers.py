@@ -71,10 +71,11 @@ class Producers:
             thread.start()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         self.stop()
-        for thread in self._threads:
-            thread.join()
+        if kind is None:  # else no worker may be left to end what they wait for; they end with the process
+            for thread in self._threads:
+                thread.join()
 
     def stop(self) -> None:
         """Push nothing new; the threads end once what they have begun is over."""

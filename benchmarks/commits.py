@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.systems import CHECKOUT, PEERS, SYSTEMS, US, System
+from benchmarks.systems import CHECKOUT, PEERS, SYSTEMS, US, System, distribution_of
 
 _INSTRUMENT = ("drive.py", "meter.py")
 
@@ -96,7 +96,7 @@ def _checked_out(commit: Commit, checkout: Path) -> System:
         name=commit.name,
         module=ours.module,
         packages=ours.packages,
-        distribution=ours.distribution,
+        distribution=distribution_of(checkout),
         setup=ours.setup,
         workers=ours.workers,
         scale=ours.scale,

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,12 +209,19 @@ def _arq(programs: Path, processes: int | None, concurrency: int | None) -> Comm
 
 
 US, FLOOR = "redisjobs", "floor"
+
+
+def distribution_of(checkout: Path) -> str:
+    """Return what the project is called at pip, which was another name once."""
+    return str(tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["name"])
+
+
 OURS = ("--editable", f"{CHECKOUT}[worker]", "redis[hiredis]==8.1.0", "hiredis==3.5.0")
 
 SYSTEMS = {
     system.name: system
     for system in (
-        System(US, "redisjobs", OURS, "redisjobs", "uvloop, hiredis, every check on", _redisjobs),
+        System(US, "redisjobs", OURS, distribution_of(CHECKOUT), "uvloop, hiredis, every check on", _redisjobs),
         System(FLOOR, "floor", OURS, "redis", "redis-py, uvloop, hiredis, batches of 100", _floor),
         System(
             "tarsk-redis",

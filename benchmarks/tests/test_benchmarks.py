@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import redisjobs
 from benchmarks import blocked, chain, featured, features, limits, report, streams, waiters
 from benchmarks.__main__ import arguments, beside
 from benchmarks.commits import checked_out, resolved
@@ -17,7 +19,7 @@ from benchmarks.report import DASH, Run, Samples
 from benchmarks.rounds import installed, measure
 from benchmarks.schedules import commands_of, judge
 from benchmarks.session import commands_in
-from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
+from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, US, Failed, System
 from redisjobs import Schedule
 from redisjobs.events.recording import Line
 from redisjobs.model.definition import Accuracy
@@ -455,6 +457,10 @@ def test_a_commit_that_does_not_install_is_reported_by_its_name_and_skipped(
 
 
 # What goes wrong
+
+
+def test_the_version_of_the_working_tree_is_that_of_the_distribution_that_is_installed() -> None:
+    assert importlib.metadata.version(SYSTEMS[US].distribution) == redisjobs.__version__
 
 
 def test_a_peer_that_does_not_install_is_reported_and_skipped(

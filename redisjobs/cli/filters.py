@@ -7,7 +7,7 @@ import typer
 
 from redisjobs.cli.errors import check_seconds, mistake
 from redisjobs.control.filters import FilterOptions, filter_of
-from redisjobs.model.job import UNSETTLED, WAITING, State
+from redisjobs.model.job import CANCELLABLE, WAITING, State
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Cancellable: TypeAlias = State
 else:  # the command line takes the values of an enum
     Waiting = StrEnum("Waiting", {state.name: state.value for state in WAITING})
-    Cancellable = StrEnum("Cancellable", {state.name: state.value for state in UNSETTLED})
+    Cancellable = StrEnum("Cancellable", {state.name: state.value for state in CANCELLABLE})
 
 
 def filters(

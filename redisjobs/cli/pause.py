@@ -9,7 +9,7 @@ from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import mistake
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.model.job import UNSETTLED, checked_name
+from redisjobs.model.job import CANCELLABLE, checked_name
 from redisjobs.sync import JobQueue
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
@@ -59,6 +59,6 @@ def _is_known(there: JobQueue, name: str | None) -> bool:
         return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))
     if any(name in worker.names or worker.has_more_names for worker in workers):
         return True
-    live = {state: counts.of(state) for state in UNSETTLED}
+    live = {state: counts.of(state) for state in CANCELLABLE}
     is_quick = sum(live.values()) <= _MOST_JOBS
     return not is_quick or any(there.control.jobs(state, 1, name=name) for state, number in live.items() if number)

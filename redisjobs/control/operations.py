@@ -39,7 +39,7 @@ from redisjobs.model.info import (
     pause_info,
     worker_infos,
 )
-from redisjobs.model.job import UNSETTLED, WAITING, JobName, State, checked_name
+from redisjobs.model.job import CANCELLABLE, WAITING, JobName, State, checked_name
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import FindLimits, FindPauses, FindWorkers, GroupDead, Row, Scan
 from redisjobs.model.transitions import MOST_JOBS, Reply
@@ -168,7 +168,7 @@ def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Operation[int]:
 def cancel_all(state: State | str, options: FilterOptions) -> Operation[int]:
     """Cancel all matching jobs, even if they run by now."""
     wanted = one_of(State, state, "state")
-    if wanted not in UNSETTLED:
+    if wanted not in CANCELLABLE:
         raise ValueError(
             f"state={state!r}: give ready, delayed, suspended or running; `delete_all` deletes dead letters"
         )

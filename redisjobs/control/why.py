@@ -14,7 +14,7 @@ from redisjobs.control.reasons import MOST_SHOWN, JobFacts, explain
 from redisjobs.control.statistics import statistics
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, pause_info
-from redisjobs.model.job import UNSETTLED, PushedJob, State
+from redisjobs.model.job import CANCELLABLE, PushedJob, State
 from redisjobs.model.queries import Find, FindPauses, Row
 from redisjobs.model.statistics import total
 from redisjobs.model.why import Ahead, Standing, Why
@@ -52,7 +52,7 @@ def why(
             (status,) = yield from ask(GetStatus([standing.job_id]))
             known = replace(known, ending=status.ending)
         return explain(known)
-    if found.state in UNSETTLED:
+    if found.state in CANCELLABLE:
         known = yield from _with_queue(known, found)
     return explain(known)
 

@@ -112,7 +112,7 @@ ENDED = tuple(state for state, phase in PHASES.items() if phase is Phase.ENDED)
 ASIDE = tuple(state for state, phase in PHASES.items() if phase in (Phase.DIED, Phase.ENDED))
 """The states of jobs that don't run again unless they are requeued."""
 
-UNSETTLED = tuple(state for state in PHASES if state not in ASIDE)
+CANCELLABLE = tuple(state for state in PHASES if state not in ASIDE)
 """The states of jobs that can be cancelled."""
 
 

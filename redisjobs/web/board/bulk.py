@@ -13,7 +13,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.control import operations
 from redisjobs.control.filters import FilterOptions, filter_of
 from redisjobs.model.changes import CHANGED, BulkResult, ChangeMany
-from redisjobs.model.job import UNSETTLED, WAITING, State
+from redisjobs.model.job import CANCELLABLE, WAITING, State
 from redisjobs.model.queries import Count, Scan
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.background import carry_out, in_thread, paced
@@ -68,7 +68,7 @@ KINDS = {
         Verb.CANCEL,
         "Cancel",
         "cancelled",
-        UNSETTLED,
+        CANCELLABLE,
         lambda state, options, rate: operations.cancel_all(state, options),
     ),
     "hold": Kind(

@@ -46,7 +46,7 @@ def test_the_skip_link_leads_to_the_content(page: Page) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
 
-    assert focused(page).startswith("Ready")
+    assert focused(page).startswith("Running")
 
 
 def test_g_and_a_letter_lead_to_each_view(page: Page) -> None:

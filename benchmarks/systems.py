@@ -213,7 +213,8 @@ US, FLOOR = "redisjobs", "floor"
 
 def distribution_of(checkout: Path) -> str:
     """Return what the project is called at pip, which was another name once."""
-    return str(tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["name"])
+    project = checkout / "pyproject.toml"
+    return str(tomllib.loads(project.read_text("utf-8"))["project"]["name"]) if project.is_file() else US
 
 
 OURS = ("--editable", f"{CHECKOUT}[worker]", "redis[hiredis]==8.1.0", "hiredis==3.5.0")

@@ -25,9 +25,10 @@ from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings, quoted
 from redisjobs.worker.settings.shutdown import Shutdown
+from redisjobs.worker.source.demand import Demand
 from redisjobs.worker.source.heartbeat import Heartbeat
 from redisjobs.worker.source.policy import Allocator
-from redisjobs.worker.source.pool import Pool, Turns
+from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.source.watchdog import LoopWatchdog
 
@@ -68,8 +69,8 @@ class WorkerRun:
         self._ending: Gate | None = None  # opens when every source has left its queue
         self.shutdown = Shutdown()
         self.pool = Pool(first, self.threads, self.shutdown, self.recycle, self._leave)
-        turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
-        self.sources = [Source(each, turns) for each in settings]
+        self.demand = Demand(self.pool, allocator or Allocator([1] * len(settings)))
+        self.sources = [Source(each, self.pool, self.demand) for each in settings]
         self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
         self.loop = LoopWatchdog(self.threads.call_soon, patience, self._publish_blocked, self._publish_resumed)

@@ -177,13 +177,13 @@ async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[object] = []
-    let_go = Settler.let_go
+    forget = Settler._forget
 
     def spy(settler: Settler, run: Execution) -> None:
-        let_go(settler, run)
+        forget(settler, run)
         noted.append(settler._leases._ended)
 
-    monkeypatch.setattr(Settler, "let_go", spy)
+    monkeypatch.setattr(Settler, "_forget", spy)
     await queue.driver.push([NewJob(f"job-{n}", JOB) for n in range(20)], repeated=False)
     await Worker(queue).run(until_idle=True)
 
@@ -262,7 +262,7 @@ async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_rep
 
     (run,) = source.leases
     assert run.lease.job_id == "a"
-    source.settler.let_go(run)
+    source.settler._forget(run)
     dispatch(source, late, asked_at)
     assert source.leases.all == []
     dispatch(source, late, time.monotonic())  # asked for since: a delivery of its own
@@ -346,7 +346,7 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     leases = await source.member.consumer.wait(1, 1)
 
-    source.recovery.fenced(Fenced(source.member.consumer.worker_id))
+    source.beats.note_fenced(Fenced(source.member.consumer.worker_id))
     dispatch(source, leases, time.monotonic())
 
     assert (source.leases.all, source.settler._pool.slots.held) == ([], 0)

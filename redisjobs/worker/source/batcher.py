@@ -20,7 +20,6 @@ from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.driver import Consumer, Fenced, NoAnswer, Unwritable
 from redisjobs.model.transitions import (
-    MOST_JOBS,
     Exchange,
     Lease,
     Reply,
@@ -33,8 +32,7 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.source.leases import Note
 
 _MOST = 2  # exchanges at once
-_BATCH = 50  # jobs that fit into one exchange, even in a worker with few slots
-_WORTH = _BATCH // 2  # outcomes, or free slots, that make a second exchange worthwhile
+_WORTH = 25  # outcomes, or free slots, that make a second exchange worthwhile
 _LARGE = 512 * 1024  # bytes from which an exchange may be too large for the server, or for a proxy before it
 _UNHEARD = "the server answers, but not this, which may be too large for it ({})"
 _TRIES = 3  # that no answer came to a large exchange, until it counts as refused
@@ -96,30 +94,11 @@ class Batch:
         return Batch(settling, None, notes=notes, reporting=reporting)
 
 
-def most_of(places: int) -> int:
-    """Return how many jobs one batch takes: half of the worker's places, so that two batches fill them."""
-    return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
-
-
 class Batcher:
-    """Sends batches to the server.
+    """Sends batches to the server; `consumer` is the worker's side of the driver."""
 
-    Args:
-        consumer: The worker's side of the driver.
-        answered: Takes a batch and the answer to it.
-        failed: Takes a batch that may or may not have arrived, and the error. What it settles is sent again
-            unchanged.
-    """
-
-    def __init__(
-        self,
-        consumer: Consumer,
-        answered: Callable[[Batch, Exchange], object],
-        failed: Callable[[Batch, DriverError | None], object],
-    ) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        self._answered = answered
-        self._failed = failed
         self._scopes: set[anyio.CancelScope] = set()
         self._batches: list[Batch] = []  # begun, and not yet taken by a task
         self._idle: list[Gate] = []
@@ -128,6 +107,20 @@ class Batcher:
         self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free lanes, and the number that each used last
         self.unanswered: list[Batch] = []  # batches that may or may not have arrived; sent again before any other
+
+    def report_to(
+        self,
+        answered: Callable[[Batch, Exchange], object],
+        failed: Callable[[Batch, DriverError | None], object],
+    ) -> None:
+        """Report from now on what came of each batch, before any is sent.
+
+        Args:
+            answered: Takes a batch and the answer to it.
+            failed: Takes a batch that may or may not have arrived, and the error. What it settles is sent again
+                unchanged.
+        """
+        self._answered, self._failed = answered, failed
 
     @property
     def under_way(self) -> int:

@@ -5,11 +5,12 @@ import time
 
 from redisjobs.model.transitions import Exchange, Lingers
 from redisjobs.worker.source.batcher import Batch, Batcher
+from redisjobs.worker.source.demand import Demand
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.policy import Quarantine
-from redisjobs.worker.source.pool import RESERVED, Turns
+from redisjobs.worker.source.pool import RESERVED, Pool
 
 _DRY = 0.05  # seconds for which a source that found nothing lets others claim for the slots
 _MOST_BUSY = 500  # jobs that wait for other transactions, with which a source claims no more
@@ -18,7 +19,9 @@ _MOST_BUSY = 500  # jobs that wait for other transactions, with which a source c
 class Claims:
     """What a source knows about jobs that it could claim. Times are by the monotonic clock."""
 
-    def __init__(self, member: Member, turns: Turns, leases: Leases, batcher: Batcher, fetcher: Fetcher) -> None:
+    def __init__(
+        self, member: Member, pool: Pool, demand: Demand, leases: Leases, batcher: Batcher, fetcher: Fetcher
+    ) -> None:
         self.quarantine = Quarantine(member.settings.lease)
         self.is_idle = self.queue_paused = False
         self.is_quiet = False  # an operator asked this worker to claim no more jobs
@@ -33,9 +36,9 @@ class Claims:
         self.fetcher = fetcher
         self.leases = leases
         self.wake = member.timer.wake
-        self.pool = turns.pool
+        self.pool = pool
+        self.demand = demand
         self._member = member
-        self._turns = turns
         self._until_idle = member.settings.until_idle
         self._once_more = False
         self._claimed_after: int | None = None  # `Batch.after` of the last exchange that was answered
@@ -119,7 +122,7 @@ class Claims:
     @property
     def _leaves_slots(self) -> bool:
         """Whether it lets others claim, because it found nothing. In strict order it still claims new slots."""
-        return time.monotonic() < self.skip_until and not self._turns.has_new_slots_for(self)
+        return time.monotonic() < self.skip_until and not self.demand.has_new_slots_for(self)
 
     @property
     def must_be_single(self) -> bool:
@@ -130,15 +133,11 @@ class Claims:
         return bool(self.batcher.under_way) and self.quarantine.is_near(time.monotonic())
 
     @property
-    def room(self) -> int:
-        """How many jobs the source would claim now."""
-        return self._turns.share(self) if self.may_claim else 0
-
-    def count(self, most: int) -> int:
-        """Return how many jobs an exchange should claim that is sent in any case."""
+    def count(self) -> int:
+        """How many jobs the next exchange claims, if one is sent."""
         if self.fetcher.waiting or self.claims_nothing or self._leaves_slots:
             return 0
-        return min(self._turns.share(self), most)
+        return self.demand.to_claim(self)
 
     def claiming(self, batch: Batch) -> None:
         """Note that a batch is about to claim, and record in it what its answer depends on."""
@@ -148,7 +147,7 @@ class Claims:
         if self._until_idle and not self.pool.holds:
             batch.after = self.pool.begun
         batch.waiting = [run.lease for run in self.leases.waiting]
-        self._turns.claiming(self)
+        self.demand.claiming(self)
 
     def keep_turn(self, seconds: float) -> None:
         """Keep the source's turn for up to this many seconds, because something else has to be done first."""
@@ -160,7 +159,7 @@ class Claims:
         now = time.monotonic()
         at = self.skip_until if self.skip_until > now else math.inf
         # Another source has the turn, and may keep it for a while.
-        awaits_turn = self.pool.is_shared and not self.batcher.under_way and self.may_claim and self.pool.room > 0
+        awaits_turn = self.pool.is_shared and not self.batcher.under_way and self.may_claim and self.demand.room
         return min(at, now + _DRY) if awaits_turn else at
 
     # What answers and notifications change
@@ -170,9 +169,8 @@ class Claims:
         if batch.sent >= self.claimed_at:  # else a later claim knew more
             self.emptied_at = None if answer.more else batch.ended
         self.claimed_at, self._once_more = max(self.claimed_at, batch.sent), False
-        self._turns.brought(self, len(answer.leases), more=answer.more)
-        self.pool.claim_ahead(batch.sent, wanted=answer.more and prefetches)
-        more = answer.more or self._turns.others_want_jobs(self)
+        self.demand.claimed(self, len(answer.leases), batch.sent, more=answer.more, prefetches=prefetches)
+        more = answer.more or self.demand.others_want_jobs(self)
         self.quarantine.record(answer.waits, time.monotonic(), more=more)
         self.pool.recycle_for_isolated(self)
 
@@ -195,8 +193,7 @@ class Claims:
         """Wait for jobs by a blocking read: the claim sent at `sent_at` found no more."""
         if self.fetcher.waiting or (self._until_idle and not self.pool.holds):
             return  # no job runs here that could push one
-        most = 0 if self._turns.others_come_before_reads(self) else self.pool.read_count
-        if most:
+        if most := self.demand.to_read(self):
             self.emptied_at = None  # when the read ends, there may be jobs
             self.fetcher.begin(most, sent_at)
         elif self.pool.is_shared:

@@ -31,7 +31,7 @@ class Dispatcher:
             room = self._room()  # read before they are held: a held job may count as one that has to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
                 self._settler.hand_back(run)
-            self._pool.given(self._claims)
+            self._given()
 
     def take_claimed(self, batch: Batch, answer: Exchange) -> None:
         """Give the jobs of a claim, and the jobs that waited for it, to slots, strictly by priority.
@@ -44,7 +44,7 @@ class Dispatcher:
         leases, ahead = self._leases, batch.ahead
         if self.has_priorities and not self._pool.is_shared:  # with several sources, no job is claimed ahead
             # From now on these wait for a claim like all others.
-            taken_back, ahead = self._pool.take_back(0.0), 0
+            taken_back, ahead = self._take_back(0.0), 0
             for run in taken_back:
                 run.is_announced = True
             leases.waiting += taken_back
@@ -55,11 +55,22 @@ class Dispatcher:
                 [*(run for run in leases.waiting if not run.over), *runs], key=lambda run: run.lease.rank
             )
         leases.waiting = self._dispatch(runs, room, answer.up_to)
-        self._pool.given(self._claims)
+        self._given()
+
+    def _given(self) -> None:
+        self._claims.demand.given(self._claims)
+        self._pool.given()
+
+    def _take_back(self, waited: float) -> list[Execution]:
+        """Take back the jobs that have waited `waited` seconds for a slot."""
+        late = self._pool.take_back(waited)
+        if late:
+            self._claims.demand.taken_back()
+        return late
 
     def _room(self, ahead: int = 0) -> int:
         """Return how many jobs may start or wait; none once the worker is quiet, although a claim brought them."""
-        return 0 if self._claims.is_quiet else self._pool.room_with(ahead)
+        return 0 if self._claims.is_quiet else self._claims.demand.room_with(ahead)
 
     def _may_take(self, leases: Sequence[Lease]) -> bool:
         if self._member.is_renewing:
@@ -133,7 +144,7 @@ class Dispatcher:
         at_once = at_once or self._pool.shutdown.stopping or self._claims.claims_nothing
         patience = 0.0 if at_once else PATIENCE
         self.hand_back_unclaimed(time.monotonic() - patience)
-        for run in self._pool.take_back(patience):
+        for run in self._take_back(patience):
             run.owner.hand_back(run)
 
     def hand_back_unclaimed(self, come_before: float = float("inf")) -> None:

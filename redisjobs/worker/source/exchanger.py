@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Unwritable
 from redisjobs.model.transitions import Exchange
-from redisjobs.worker.source.batcher import Batch, most_of
+from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.member import Member
@@ -28,12 +28,12 @@ class Exchanger:
     promoter: Promoter
     reclaimer: Reclaimer
     progress: ProgressWatchdog
-    failure: DriverError | None = None  # why an exchange failed; the next step raises it
 
     def __post_init__(self) -> None:
         self._pause_noted_at = -math.inf  # when a notification last reported a pause or a resume
         self._asked_at = -math.inf  # when the last exchange was sent that showed whether the queue is paused
         self._pool = self.claims.pool
+        self._demand = self.claims.demand
         self._leases = self.claims.leases
         self._batcher = self.claims.batcher
 
@@ -57,7 +57,8 @@ class Exchanger:
         if self.claims.must_be_single:
             return False
         outcomes = len(self._leases.unsettled) + len(self._leases.notes) + self.settler.emitter.urgent
-        room, is_late = self.claims.room, self._news_at <= time.monotonic()
+        room = self.claims.count if self.claims.may_claim else 0
+        is_late = self._news_at <= time.monotonic()
         return bool(outcomes or room or is_late or self._promotes) and self._batcher.has_room(outcomes, room)
 
     @property
@@ -69,7 +70,7 @@ class Exchanger:
     def _promotes(self) -> bool:
         if not self.promoter.is_due:
             return False
-        return self.promoter.may_promote(has_room=self.claims.fetcher.waiting or self._pool.room > 0)
+        return self.promoter.may_promote(has_room=self.claims.fetcher.waiting or self._demand.room > 0)
 
     @property
     def look_at(self) -> float:
@@ -85,18 +86,18 @@ class Exchanger:
 
     def next_batch(self) -> Batch:
         """Return the next exchange: the outcomes that it settles, and how many jobs it claims."""
-        most = most_of(self._pool.concurrency + self._pool.ahead)
+        most = self._demand.batch
         notes = self.settler.next_notes(most)
         settling = self._leases.next(most - len(notes))
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        count = self.claims.count(most)
+        count = self.claims.count
         asks = bool(count) or self._promotes
         if asks:
             self.promoter.promoting()
         reporting = self.settler.reporter.take(time.monotonic(), most - len(settling) - len(notes))
-        batch = Batch(settling, count if asks else None, self._pool.ahead, notes=notes, reporting=reporting)
+        batch = Batch(settling, count if asks else None, self._demand.ahead, notes=notes, reporting=reporting)
         batch.ended = self._pool.ended
         if count:
             self.claims.claiming(batch)
@@ -162,11 +163,5 @@ class Exchanger:
             self.settler.report_again(batch.reporting)
         self.member.note_lost_reply()
         if not isinstance(error, Unwritable):  # else its parts are sent
-            self.failure = error
+            self.member.failure = error
         self._pool.changed()  # the failed exchange keeps no slots any more
-
-    def raise_failure(self) -> None:
-        """Raise the error of a failed exchange, in the task that decides the next step."""
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            raise failure

@@ -18,16 +18,12 @@ _BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` handles these
 
 
 class Fetcher:
-    """Reads after each `begin` until jobs come, or until `end` is called.
+    """Reads after each `begin` until jobs come, or until `end` is called."""
 
-    `take` gets the jobs, and the time when they were asked for.
-    """
-
-    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object]) -> None:
+    def __init__(self, member: Member) -> None:
         self.interrupted = False  # the read has to end; the source's task calls `end`
         self.reading_since = float("inf")  # by the monotonic clock; infinity: no read is under way
         self._member = member
-        self._take = take
         self._wakeup = member.timer
         self._count = 0  # most jobs of each priority that a read may lease
         self._task_ended = False
@@ -76,21 +72,21 @@ class Fetcher:
             self._until.set()
             await self._over.wait()
 
-    async def run(self) -> None:
-        """Read after each `begin`, until cancelled."""
+    async def run(self, take: Callable[[Sequence[Lease], float], object]) -> None:
+        """Read after each `begin`, until cancelled. `take` gets the jobs, and when they were asked for."""
         self._task_ended = False
         try:
             while True:
                 await self._begun.wait()
                 self._begun = anyio.Event()
                 if self._until is not None:
-                    await self._read(self._until)
+                    take(*await self._read(self._until))
                 self._end_read()
         finally:
             self._task_ended = True
             self._end_read()  # also a read that was about to begin: nothing else would end it
 
-    async def _read(self, until: Until) -> None:
+    async def _read(self, until: Until) -> tuple[Sequence[Lease], float]:
         leases: Sequence[Lease] = ()
         ended, most = False, min(_WAIT, self._member.settings.lease / 2)
         try:
@@ -100,11 +96,11 @@ class Fetcher:
                 leases = await self._member.consumer.wait(self._count, most, until)
             ended = True
         except _BROKEN_OFF:
-            return
+            return (), self.reading_since
         finally:
             if not ended:
                 self._member.note_lost_reply()
-        self._take(leases, self.reading_since)
+        return leases, self.reading_since
 
     def _end_read(self) -> None:
         self._until = None

@@ -21,6 +21,7 @@ from redisjobs.model.driver import Beat, Consumer, Fenced, Renewed
 from redisjobs.model.info import QUIET, STOPPING, names_fact
 from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.claims import Claims
+from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 
@@ -30,21 +31,11 @@ _LOOK = 0.25  # seconds between looks at the event loop; less than the loop may 
 
 
 class Beats:
-    """The heartbeats of one source: what they send, and what their answers change.
-
-    `wished` is called when an operator asks the worker for something, with each answer that says so.
-    """
+    """The heartbeats of one source: what they send, and what their answers change."""
 
     heartbeat: "Heartbeat"  # the thread; set by the code that makes it
 
-    def __init__(
-        self,
-        member: Member,
-        claims: Claims,
-        settler: Settler,
-        fenced: Callable[[Fenced], object],
-        wished: Callable[[Wish], object],
-    ) -> None:
+    def __init__(self, member: Member, claims: Claims, settler: Settler, dispatcher: Dispatcher) -> None:
         self.is_beating = False
         self.consumer: Consumer = member.consumer
         self.recorder = settler.report.recorder
@@ -53,9 +44,9 @@ class Beats:
         self._leases = claims.leases
         self._settler = settler
         self._timer = member.timer
-        self._fenced = fenced
-        self._wished = wished
+        self._dispatcher = dispatcher
         self._claims = claims
+        self._wish: Wish | None = None  # the last one that was obeyed
         self._call_soon = claims.pool.threads.call_soon
         self._names = names_fact(member.settings.queue.definitions)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -105,12 +96,36 @@ class Beats:
     def _act(self, answer: Renewed) -> None:
         self._settler.cancel(answer.cancelled)
         if answer.wish is not None:
-            self._wished(answer.wish)
+            self._obey(answer.wish)
         self._timer.wake()  # the source may be waiting for a heartbeat to get through
 
+    def _obey(self, wish: Wish) -> None:
+        """Do what an operator asks for, once. Each beat repeats the last wish."""
+        if wish in (self._wish, Wish.STOP):  # `beaten` stops the worker
+            return
+        self._wish, log = wish, self._member.log
+        self._claims.is_quiet = wish is Wish.QUIET
+        if self._claims.is_quiet:
+            log.info("an operator asked this worker to be quiet: it claims no more jobs; running jobs go on")
+            self._claims.fetcher.interrupt()
+            self._dispatcher.hand_back_waiting(at_once=True)
+        else:
+            log.info("an operator asked this worker to claim jobs again")
+            self._claims.found_nothing = False
+        self.heartbeat.hurry()  # the record shows what the worker does
+        self._pool.changed()
+
     def fenced(self, error: Fenced) -> None:
-        """Handle the server's answer that this worker is fenced."""
-        self._call_soon(lambda: self._fenced(error))
+        """Handle the server's answer that it takes this worker for dead."""
+        self._call_soon(lambda: self.note_fenced(error))
+
+    def note_fenced(self, error: Fenced) -> None:
+        """Begin no job from now on, if the error is about the current id; the source's task joins again."""
+        if error.worker_id == self.consumer.worker_id:
+            self._member.is_renewing = True
+            self._settler.cancel_all()
+            self._member.failure = error
+        self._timer.wake()
 
 
 class Heartbeat:

@@ -44,6 +44,7 @@ class Member:
         self.left = False  # all jobs are settled or released
         self.is_renewing = False  # it was fenced, and has no new id yet
         self.unavailable = ""  # why the server can't be used, in words; '' if it can
+        self.failure: DriverError | None = None  # why an exchange or a beat failed; the next step raises it
         self.needs_recovery = False  # the worker may hold jobs that it does not know of
         self._declared = ""  # a hash of what the code declared and Redis has; '' for nothing
 
@@ -109,6 +110,12 @@ class Member:
     def note_unavailable(self, error: DriverError) -> None:
         """Note why the server can't be used. For a refusal, note its reason: that holds no address."""
         self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
+
+    def raise_failure(self) -> None:
+        """Raise the error of a failed exchange or beat, in the task that decides the next step."""
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
 
     def note_lost_reply(self) -> None:
         """Note that a reply was lost: jobs may have been delivered in it."""

@@ -56,8 +56,8 @@ class Recovery:
             Fenced: We hold no job any more.
             DriverError: Recovery is not possible now.
         """
-        if isinstance(self.exchanger.failure, Fenced):
-            self.exchanger.raise_failure()
+        if isinstance(self.member.failure, Fenced):
+            self.member.raise_failure()
         if self.member.may_be_dead:
             self.beats.heartbeat.hurry()
             raise Unavailable("no heartbeat got through for a lease")
@@ -141,11 +141,3 @@ class Recovery:
         unknown = {id(run) for batch in self._batcher.unanswered if batch.unknown for run in batch.settling}
         self._batcher.forget()
         self.settler.lose_all(unknown)
-
-    def fenced(self, error: Fenced) -> None:
-        """Handle a heartbeat's answer that the server takes us for dead: no job begins from now on."""
-        if error.worker_id == self.member.consumer.worker_id:
-            self.member.is_renewing = True
-            self.settler.cancel_all()
-            self.exchanger.failure = error
-        self.member.timer.wake()

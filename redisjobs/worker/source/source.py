@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.events.kinds import WorkerDraining, WorkerStarted, WorkerStopped
-from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.worker.running.middleware import Hooks, finder
 from redisjobs.worker.scheduler.scheduler import Scheduler
@@ -23,13 +22,14 @@ from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.batcher import Batcher
 from redisjobs.worker.source.claims import Claims
+from redisjobs.worker.source.demand import Demand
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Turns
+from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
 from redisjobs.worker.source.settler import Settler
@@ -54,38 +54,35 @@ class Source:
 
     Args:
         settings: The worker's settings for this queue.
-        turns: Decides which source may claim for the free slots next.
+        pool: The slots of the worker.
+        demand: Decides for how many of the free slots this source may claim.
     """
 
-    def __init__(self, settings: Settings, turns: Turns) -> None:
-        self._pool = turns.pool
+    def __init__(self, settings: Settings, pool: Pool, demand: Demand) -> None:
+        self._pool = pool
         self.member = member = Member(settings)
         retention = settings.queue.retention
         self.leases = leases = Leases(keeps_done=retention is not None and retention.completed is not None)
         # An exchange or the blocking read claims a job, a slot runs it, and another exchange settles it.
-        self.batcher = batcher = Batcher(
-            member.consumer,
-            lambda batch, answer: self.exchanger.answered(batch, answer),
-            lambda batch, error: self.exchanger.failed(batch, error),
-        )
-        self.fetcher = fetcher = Fetcher(member, lambda jobs, asked_at: self.dispatcher.take(jobs, asked_at))
-        self.claims = claims = Claims(member, turns, leases, batcher, fetcher)
+        self.batcher = batcher = Batcher(member.consumer)
+        self.fetcher = fetcher = Fetcher(member)
+        self.claims = claims = Claims(member, pool, demand, leases, batcher, fetcher)
         self.settler = settler = Settler(member, claims)
         self.dispatcher = dispatcher = Dispatcher(member, claims, settler)
         # The server reports when jobs are due, whether other workers are lost, and whether this one is.
         self.promoter = promoter = Promoter(member.clock, member.timer, until_idle=settings.until_idle)
         self.reclaimer = reclaimer = Reclaimer(member, promoter)
-        self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error), self._obey)
-        self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
+        self.beats = beats = Beats(member, claims, settler, dispatcher)
+        self.progress = progress = ProgressWatchdog(member, beats)
         # One task decides what to send to the server.
         self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
+        batcher.report_to(exchanger.answered, exchanger.failed)
         self.recovery = recovery = Recovery(member, claims, settler, dispatcher, exchanger, beats, progress)
         self.stepper = Stepper(member, claims, dispatcher, exchanger, recovery, promoter, reclaimer, progress)
         self.scheduler = Scheduler(settings.queue) if settings.schedules else None
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: member.settings.worker_id, member.log)
         self._started_as = ""
-        self._wish: Wish | None = None  # the last one that was obeyed
 
     # Its life
 
@@ -116,17 +113,13 @@ class Source:
         names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
         server = settings.queue.driver.where
         self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
-        for duty in (
-            self.fetcher.run,
-            self.listen,
-            self.member.timer.run,
-            self.progress.run,
-            self.settler.loader.run,
-        ):
+        for duty in (self.listen, self.member.timer.run, self.settler.loader.run):
             tasks.start_soon(duty)
+        tasks.start_soon(self.progress.run, self.break_off)
+        tasks.start_soon(self.fetcher.run, self.dispatcher.take)
+        self.batcher.start(tasks)
         if self.scheduler is not None:
             tasks.start_soon(self._fire_schedules, self.scheduler)
-        self.batcher.start(tasks)
         self.settler.find = finder(settings.queue.definitions, self._middleware)
         self._hooks.start(tasks, settings.queue.events)
 
@@ -281,22 +274,6 @@ class Source:
                 self.beats.heartbeat.hurry()
 
     # What its parts call
-
-    def _obey(self, wish: Wish) -> None:
-        """Do what an operator asks for, once. Each beat repeats the last wish."""
-        if wish in (self._wish, Wish.STOP):  # the heartbeat itself stops the worker
-            return
-        self._wish, log = wish, self.member.log
-        self.claims.is_quiet = wish is Wish.QUIET
-        if self.claims.is_quiet:
-            log.info("an operator asked this worker to be quiet: it claims no more jobs; running jobs go on")
-            self.fetcher.interrupt()
-            self.dispatcher.hand_back_waiting(at_once=True)
-        else:
-            log.info("an operator asked this worker to claim jobs again")
-            self.claims.found_nothing = False
-        self.beats.heartbeat.hurry()  # the record shows what the worker does
-        self._pool.changed()
 
     def break_off(self) -> None:
         """Cancel what is under way and connect again, because nothing gets through."""

@@ -81,7 +81,7 @@ class Stepper:
         self.dispatcher.hand_back_waiting()
         self._try_again()
         self.claims.keep_turn(RESERVED)
-        self.exchanger.raise_failure()  # the server is away, or took the worker for dead
+        self.member.raise_failure()  # the server is away, or took the worker for dead
         if (duty := self._duty()) is not None:
             await duty()
             return True

@@ -113,10 +113,9 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
 class ProgressWatchdog:
     """Notices that no exchange gets through while beats do. Then the source reconnects, and later gives up."""
 
-    def __init__(self, member: Member, beats: Beats, break_off: Callable[[], object]) -> None:
+    def __init__(self, member: Member, beats: Beats) -> None:
         self._member = member
         self._beats = beats
-        self._break_off = break_off
         self._lease = member.settings.lease
         self._done, self.done_at = 0, time.monotonic()  # exchanges that were answered, and when the last one was
 
@@ -138,8 +137,8 @@ class ProgressWatchdog:
         """Seconds since an exchange was answered or a byte of an answer came in."""
         return time.monotonic() - max(self.done_at, self._member.consumer.noticed_at)
 
-    async def run(self) -> None:
-        """Watch until cancelled.
+    async def run(self, break_off: Callable[[], object]) -> None:
+        """Watch until cancelled; `break_off` lets the source reconnect.
 
         It counts its own ticks, not the time, because a blocked loop gets nothing through.
 
@@ -160,7 +159,7 @@ class ProgressWatchdog:
             seen = got
             if still == 2 * _STUCK:
                 self._member.log.error("stuck: nothing got through for %g s; reconnecting", _STUCK * lease)
-                self._break_off()
+                break_off()
             elif still >= 4 * _STUCK:
                 raise DriverError(
                     f"stuck: nothing got through for {2 * _STUCK * lease:g} s although the server is there; "

@@ -31,7 +31,8 @@ class Counter:
         self.sent: list[Settlements] = []
         self.has_answered: list[Batch] = []
         self.has_failed: list[tuple[Batch, DriverError | None]] = []
-        self.batcher = Batcher(cast(Consumer, self), self.answered, self.failed)
+        self.batcher = Batcher(cast(Consumer, self))
+        self.batcher.report_to(self.answered, self.failed)
 
     async def exchange(
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, **more: Any
@@ -360,7 +361,7 @@ async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: 
 async def test_a_claim_asks_for_half_of_the_slots_and_what_may_be_claimed_ahead() -> None:
     worker_run = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=100).settings])
     (source,) = worker_run.sources
-    worker_run.pool.ahead = 80
+    worker_run.demand.ahead = 80
 
     assert source.exchanger.next_batch().count == 90
 

@@ -81,13 +81,13 @@ async def test_a_job_that_was_to_run_alone_leaves_room_for_others_as_soon_as_it_
     worker_run = run_of(JobQueue("memory://", "q"))
     (source,) = worker_run.sources
     claimed(source, a_lease("alone", deliveries=3))
-    assert worker_run.pool.room == 0
+    assert worker_run.demand.room == 0
 
     for run in worker_run.pool.slots.take_back(time.monotonic()):
         source.settler.hand_back(run)
 
     assert ids(source.leases.unsettled) == ["alone"]
-    assert worker_run.pool.room == 1
+    assert worker_run.demand.room == 1
 
 
 def given_up(source: Source, *, says: bool = False) -> Execution:

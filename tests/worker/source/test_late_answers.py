@@ -322,7 +322,7 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
     async with anyio.create_task_group() as tasks:
         source.batcher.start(tasks)
         source.batcher.begin(source.exchanger.next_batch())
-        await eventually(lambda: source.exchanger.failure)
+        await eventually(lambda: source.member.failure)
         with pytest.raises(Unavailable, match="the answer was lost"):
             await source.stepper._step()
         assert await source.stepper._step()  # it recovers
@@ -526,7 +526,8 @@ async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_c
 
     monkeypatch.setattr(source.member.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
+        tasks.start_soon(source.fetcher.run, source.dispatcher.take)
+        for duty in (source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
@@ -547,7 +548,8 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         monkeypatch.setattr("redisjobs.drivers.redis.reader._IN_ORDER", 0.1)
         monkeypatch.setattr(source.member.consumer._reader, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
+        tasks.start_soon(source.fetcher.run, source.dispatcher.take)
+        for duty in (source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
@@ -637,9 +639,9 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     (run,) = source.leases
 
     await source.recovery.rejoin(Fenced(before))
-    source.recovery.fenced(Fenced(before))
+    source.beats.note_fenced(Fenced(before))
 
-    assert (source.member.consumer.worker_id, source.exchanger.failure) == (now, None)
+    assert (source.member.consumer.worker_id, source.member.failure) == (now, None)
     assert not isinstance(run.why, LeaseGone)
     assert list(source.leases) == [run]
 
@@ -832,7 +834,8 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
+        tasks.start_soon(source.fetcher.run, source.dispatcher.take)
+        for duty in (source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         source.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()

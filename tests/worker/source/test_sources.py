@@ -29,8 +29,9 @@ from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
+from redisjobs.worker.source.demand import Demand
 from redisjobs.worker.source.policy import Allocator
-from redisjobs.worker.source.pool import Pool, Turns
+from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.source import Source
 from redisjobs_proof.torture.proxy import HOST, Proxy
 
@@ -181,49 +182,49 @@ def never(why: str = "") -> None:
     raise AssertionError(why)
 
 
-def turns_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Turns:
+def demand_of(*sources: Claimant, slots: int = 50, allocator: Allocator | None = None) -> Demand:
     settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
     threads: Any = SimpleNamespace(abandoned=0, full=False)
     pool = Pool(settings, threads, Shutdown(), never, never)
     pool.share_among(sources)
-    return Turns(pool, allocator or Allocator([1] * len(sources)))
+    return Demand(pool, allocator or Allocator([1] * len(sources)))
 
 
 def test_the_one_whose_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none() -> None:
     a, b = Claimant(), Claimant()
-    turns = turns_of(a, b)
+    demand = demand_of(a, b)
 
-    assert (turns.share(a), turns.share(b)) == (100, 0)
+    assert (demand.to_claim(a), demand.to_claim(b)) == (50, 0)
     assert a.woken == 1  # it learns that it is its turn
 
-    turns.claiming(a)
-    assert (turns.share(a), turns.share(b)) == (0, 100)
+    demand.claiming(a)
+    assert (demand.to_claim(a), demand.to_claim(b)) == (0, 50)
 
 
 def test_a_source_that_is_not_hungry_is_passed_over() -> None:
     a, b = Claimant(wants_jobs=False), Claimant()
 
-    assert turns_of(a, b).share(b) == 100
+    assert demand_of(a, b).to_claim(b) == 50
 
 
-@pytest.mark.parametrize(("asked", "share"), [(76, 0), (75, 25)])
+@pytest.mark.parametrize(("asked", "share"), [(26, 0), (25, 25)])
 def test_beside_anothers_claim_a_second_is_made_only_for_a_batch_worth_it(asked: int, share: int) -> None:
     a, b = Claimant(wants_jobs=False, asked=asked), Claimant()
 
-    assert turns_of(a, b).share(b) == share
+    assert demand_of(a, b).to_claim(b) == share
 
 
 def test_beside_two_claims_of_others_there_is_no_third() -> None:
     a, b, c = Claimant(wants_jobs=False, asked=10), Claimant(wants_jobs=False, asked=10), Claimant()
 
-    assert turns_of(a, b, c).share(c) == 0
+    assert demand_of(a, b, c).to_claim(c) == 0
 
 
 def test_idle_reads_of_all_sources_together_ask_for_a_third_of_the_free_slots() -> None:
     a, b = Claimant(), Claimant()
 
-    assert [turns_of(a).pool.read_count, turns_of(a, b).pool.read_count] == [33, 16]
-    assert turns_of(a, b, slots=2).pool.read_count == 1
+    assert [demand_of(a).to_read(a), demand_of(a, b).to_read(a)] == [16, 8]
+    assert demand_of(a, b, slots=2).to_read(b) == 1
 
 
 def test_with_one_source_no_one_is_asked_whose_turn_it_is() -> None:
@@ -234,10 +235,10 @@ def test_with_one_source_no_one_is_asked_whose_turn_it_is() -> None:
         claimed = next  # type: ignore[assignment]
 
     a = Claimant(wants_jobs=False)
-    turns = turns_of(a, allocator=Unasked([1]))
+    demand = demand_of(a, allocator=Unasked([1]))
 
-    assert turns.share(a) == 100
-    turns.claiming(a)
+    assert demand.to_claim(a) == 50
+    demand.claiming(a)
 
 
 # What a source does next

@@ -45,7 +45,7 @@ from redisjobs.model.outcome import Done, Outcome, Raised
 from redisjobs.model.transitions import Reply
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running import middleware
-from redisjobs.worker.running.handler_run import HandlerRun
+from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import finder
 from redisjobs.worker.running.threads import NoThread, Threads
 
@@ -510,7 +510,9 @@ async def test_a_job_that_finds_no_thread_is_put_off_whatever_the_middleware_mak
     found = finder(queue.definitions, queue.middleware)("Work")
     assert found is not None
     context, runtime = a_context(), cast(Any, SimpleNamespace(threads=threads))
-    set_message_sink(context, HandlerRun(lease_at(2, "1-1", 1, "a"), Worker(queue).settings, runtime))
+    owner = cast(Any, SimpleNamespace(thread_ended=lambda run: None))
+    run = Execution(lease_at(2, "1-1", 1, "a"), Worker(queue).settings, runtime, owner)
+    set_message_sink(context, run)
 
     with pytest.raises(NoThread):
         await found.call(Work(1), context)

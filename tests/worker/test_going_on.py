@@ -73,7 +73,7 @@ async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_ru
     (lease,) = (await source.member.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
     dispatch(source, [lease])
-    assert [held.key for held in source.leases] == [lease.key]
+    assert [held.lease.key for held in source.leases] == [lease.key]
 
 
 async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under_its_new_id(
@@ -266,7 +266,7 @@ async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_rep
     dispatch(source, late, asked_at)
     assert source.leases.all == []
     dispatch(source, late, time.monotonic())  # asked for since: a delivery of its own
-    assert [held.key for held in source.leases] == [run.key]
+    assert [held.lease.key for held in source.leases] == [run.lease.key]
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -15,7 +15,7 @@ from redisjobs import JobInfo, Middleware, Reply, RetryPolicy, State
 from redisjobs.events.middleware import CallNext, CallNextSync, RunningJob
 from redisjobs.model.changes import Requeue
 from redisjobs.model.context import JobContext
-from redisjobs.worker.running import handler_run
+from redisjobs.worker.running import messages
 
 pytestmark = pytest.mark.anyio
 
@@ -162,7 +162,7 @@ async def test_the_slot_and_the_share_of_the_limit_are_free_while_jobs_wait(
 async def test_a_job_that_swallows_what_ends_it_is_suspended_all_the_same_and_that_is_said_once(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler_run, "_warned", set())
+    monkeypatch.setattr(messages, "_warned", set())
     caplog.set_level(logging.WARNING, "redisjobs")
     jobs = [await bench.push(["swallow", "wait for", "go"], ["swallow", "step", "mail"]) for _ in range(2)]
     await drain(bench.queue)

@@ -14,7 +14,7 @@ from store import RedisStore, Store
 from redisjobs import JobContext, JobName, JobQueue, Worker
 from redisjobs.events import JobsRetried
 from redisjobs.model.queries import Find
-from redisjobs.worker.running import handler_run
+from redisjobs.worker.running import messages
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ class Deploys:
 
 @pytest.fixture
 def deploys(loop_store: Store, monkeypatch: pytest.MonkeyPatch) -> Deploys:
-    monkeypatch.setattr(handler_run, "_warned", set())
+    monkeypatch.setattr(messages, "_warned", set())
     return Deploys(loop_store)
 
 
@@ -88,7 +88,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_job_whose_record_has_lost_its_version_goes_on_with_what_it_has_saved(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(handler_run, "_warned", set())
+    monkeypatch.setattr(messages, "_warned", set())
     caplog.set_level(logging.WARNING, "redisjobs")
     deploys = Deploys(redis_store)
     async with deploys.version_2() as queue:
@@ -159,7 +159,7 @@ async def test_version_2_ends_the_suspended_jobs_of_version_1_and_a_rollback_tho
 async def test_a_run_that_fails_before_a_saved_step_says_nothing_of_it(
     loop_store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler_run, "_warned", set())
+    monkeypatch.setattr(messages, "_warned", set())
     caplog.set_level(logging.WARNING, "redisjobs")
     queue, runs = JobQueue(loop_store.driver, loop_store.queue_name), list[int]()
 

@@ -33,7 +33,17 @@ from redisjobs.model.children import (
 )
 from redisjobs.model.job import OnConflict
 from redisjobs.model.requests import RunChildren
-from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, Reply, weight_of
+from redisjobs.model.transitions import (
+    MOST_BYTES,
+    MOST_JOBS,
+    AddChildren,
+    Group,
+    Lease,
+    NewJob,
+    Reply,
+    SaveStep,
+    weight_of,
+)
 from redisjobs.worker.running.pushes import Pushes, raw
 
 _OTHERS = (
@@ -133,12 +143,18 @@ class Children:
         return pushes
 
 
-class ChildRun(Protocol):
-    """The run of a parent."""
+OnReply = Callable[[Reply, Sequence[bool]], object]
+"""Called with the reply to what was written; and for children, which were added."""
 
-    lease: Lease
 
-    def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
+class Writer(Protocol):
+    """What a run uses to write while it runs; see `Messages`."""
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of the run's job."""
+
+    def write(self, settlement: SaveStep | AddChildren, answered: OnReply) -> None:
         """Write a change that the job goes on after. If the lease is lost, end the run."""
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -148,7 +164,7 @@ class ChildRun(Protocol):
 class ChildCalls:
     """Adds the children of a run, and reads their results."""
 
-    def __init__(self, queue: Registry, run: ChildRun) -> None:
+    def __init__(self, queue: Registry, run: Writer) -> None:
         self._queue = queue
         self._run = run
 

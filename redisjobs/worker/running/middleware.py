@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -17,8 +17,11 @@ from redisjobs.events.middleware import ClaimedJob, Hook, Middleware, RunningJob
 from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
 from redisjobs.worker.running.contexts import Contexts, run_in
-from redisjobs.worker.running.handler_run import HandlerRun
+from redisjobs.worker.running.handler_run import call_elsewhere
 from redisjobs.worker.running.threads import NoThread
+
+if TYPE_CHECKING:
+    from redisjobs.worker.running.execution import Execution
 
 Handler = Callable[[Any, JobContext], Awaitable[Any]]
 Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
@@ -98,9 +101,9 @@ class _Chains:
         """Return a function that calls a plain function in a thread or a process."""
 
         async def call(parameters: Any, context: JobContext) -> Any:
-            run = cast(HandlerRun, message_sink_of(context))  # the run has made the context
+            run = cast("Execution", message_sink_of(context))  # the job has made the context
             try:
-                return await run.call_elsewhere(definition, parameters, context)
+                return await call_elsewhere(run, definition, parameters, context)
             except NoThread:
                 self._turned_away.add(context)
                 raise

@@ -16,7 +16,7 @@ from redisjobs.model.emissions import (
     NewChunk,
 )
 from redisjobs.model.transitions import SaveStep
-from redisjobs.worker.running.steps import Written
+from redisjobs.worker.running.children import OnReply
 
 _MANY, _MUCH = CHUNKS_TOGETHER // 2, BYTES_TOGETHER // 4  # chunks, or bytes, that are sent without delay
 
@@ -26,7 +26,7 @@ class Part:
     """What a run writes in an exchange: chunks, or a step."""
 
     settlement: EmitChunks | SaveStep
-    answered: Written
+    answered: OnReply
 
 
 class Room:

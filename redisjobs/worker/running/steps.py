@@ -1,8 +1,8 @@
 """The steps of one run: finds what earlier runs have saved, and saves what this one does."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from redisjobs.base.visible import visible
 from redisjobs.errors import JobSuspended, StepsFull, UnwritableResult
@@ -18,27 +18,15 @@ from redisjobs.model.requests import (
     SaveCheckpoint,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
-from redisjobs.model.transitions import Group, Lease, Reply, SaveStep, Suspend, Wait, WaitsFor
-from redisjobs.worker.running.children import ChildCalls, new_group
+from redisjobs.model.transitions import Group, Reply, SaveStep, Suspend, Wait, WaitsFor
+from redisjobs.worker.running.children import ChildCalls, Writer, new_group
 from redisjobs.worker.running.pushes import Pushes
 
 _NO_CHILDREN = b"[]"
 _REFUSED = "the server refuses to write it, which may be too large"
 
-Written = Callable[[Reply, Sequence[bool]], object]
-"""Called with the reply to what was written; and for children, which were added."""
-
 Loaded = Callable[[Steps | BaseException], object]
 """Called with what a job has saved, or with the error."""
-
-
-class StepRun(Protocol):
-    """The run that the steps are of."""
-
-    lease: Lease
-
-    def write(self, settlement: SaveStep, answered: Written) -> None:
-        """Write what ends no lease. If the lease is lost, end the run."""
 
 
 class RunSteps:
@@ -58,7 +46,7 @@ class RunSteps:
         last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
-    def __init__(self, run: StepRun, children: ChildCalls, version: int, steps: Steps) -> None:
+    def __init__(self, run: Writer, children: ChildCalls, version: int, steps: Steps) -> None:
         self._run = run
         self._children = children
         self._version = version

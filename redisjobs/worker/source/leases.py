@@ -17,8 +17,8 @@ from redisjobs.model.transitions import (
     SaveStep,
     size_of,
 )
+from redisjobs.worker.running.children import OnReply
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.steps import Written
 
 _REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
 _BUSY = 0.5  # seconds before a new try of what waits for another transaction
@@ -71,7 +71,7 @@ class Note:
 
     run: Execution
     settlement: SaveStep | AddChildren | EmitChunks
-    answered: Written
+    answered: OnReply
 
     @property
     def weight(self) -> int:
@@ -158,14 +158,14 @@ class Leases:
     def hold(self, runs: Sequence[Execution]) -> None:
         """Hold these jobs from now on."""
         for run in runs:
-            self._held[run.key] = run
+            self._held[run.lease.key] = run
 
     def let_go(self, run: Execution) -> None:
         """Stop holding a job: it is settled, or another worker has it."""
-        if self._held.get(run.key) is run:  # after a failover another job may be in its place
-            del self._held[run.key]
+        if self._held.get(run.lease.key) is run:  # after a failover another job may be in its place
+            del self._held[run.lease.key]
             if self._ended is not None:
-                self._ended.add(run.key)
+                self._ended.add(run.lease.key)
 
     def next(self, most: int) -> list[Execution]:
         """Take up to `most` jobs to settle, the oldest first; fewer if they are large."""

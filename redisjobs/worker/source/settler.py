@@ -31,11 +31,13 @@ from redisjobs.model.transitions import (
     Settlement,
     Suspend,
 )
+from redisjobs.worker.running.children import OnReply
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.outbox import Part
 from redisjobs.worker.running.reporter import Emitter, Reporter
-from redisjobs.worker.running.steps import Loaded, Written
+from redisjobs.worker.running.settling import hand_back
+from redisjobs.worker.running.steps import Loaded
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.leases import Note
@@ -230,7 +232,7 @@ class Settler:
         """Run a call in a task."""
         self.loader.start(call)
 
-    def write(self, run: Execution, settlement: SaveStep | AddChildren, answered: Written) -> None:
+    def write(self, run: Execution, settlement: SaveStep | AddChildren, answered: OnReply) -> None:
         """Write what ends no lease, with the next exchange."""
         if isinstance(settlement, SaveStep) and self.emitter.write(run, Part(settlement, answered)):
             return
@@ -261,7 +263,7 @@ class Settler:
             if run.lease is not lease:
                 # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
                 self._leases.unsettled.append(run)
-            elif is_plain and reply is Reply.OK and run.settlement is ACK and run.pushes is None:
+            elif is_plain and reply is Reply.OK and run.settlement is ACK and run.messages is None:
                 # Nearly all jobs: what `settled` would do, at less than half the price.
                 self._forget(run)
                 done.append(run)
@@ -460,7 +462,7 @@ class Settler:
         for run in self._leases:
             if not run.over:
                 run.give_up(Interrupted())
-                run.over, run.settlement = True, run.hand_back(refund=not (broken and run.began))
+                run.over, run.settlement = True, hand_back(run, refund=not (broken and run.began))
                 self._leases.unsettled.append(run)
         self._leases.waiting = []
         self._leases.try_again()

@@ -355,7 +355,7 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     await queue.push_many([Work(n) for n in range(3)])
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
     (run,) = source.leases
-    run._started = time.monotonic()
+    run.started = time.monotonic()
 
     for _ in range(2):  # told twice, it does so once
         await source.drain()
@@ -653,7 +653,7 @@ async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_beg
     await queue.push_many([Work(1), Work(2)])
     dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
     began, _ = source.leases  # the other one has a slot too, which has not taken it up yet
-    began._started = time.monotonic()
+    began.started = time.monotonic()
     worker_run.shutdown.broken = True
 
     await source.drain()

@@ -1,19 +1,22 @@
 #!lua flags=allow-oom
--- audit: check that the keys of a queue agree with each other, a step at a time: the entries of a stream, or members of another
--- key that the caller has listed. Each is checked at one instant, so a busy queue has no faults. It ends after 500 of them, or
--- about 1 MB. With `repair` it corrects what loses no job.
+-- audit: check that the keys of a queue agree with each other, a step at a time: the entries of a stream, or
+-- members of another key that the caller has listed. Each is checked at one instant, so a busy queue has no
+-- faults. It ends after 500 of them, or about 1 MB. With `repair` it corrects what loses no job.
 --
--- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held, waiters, signals, history, shares,
---                        lines, groups, letters, unique, steps, children, worker, holders, group, schedule
+-- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held,
+--                        waiters, signals, history, shares, lines, groups, letters, unique, steps, children,
+--                        worker, holders, group, schedule
 -- ARGV[2]  repair        '1' = correct it, '' = only look
 -- ARGV[3]  place         of the entries: high, normal, low or dead; of letters: their kind; else ''
 -- ARGV[4]  from          where to go on among the entries, as the last step said; - to begin
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] the members
--- Returns  {count, from, names, fault, ...}: how many were looked at; where to go on among the entries, '' at the end; then {name,
---          count, ...} of the entries that wait; and for each fault {kind, member, 1 if it was corrected}
+-- Returns  {count, from, names, fault, ...}: how many were looked at; where to go on among the entries, '' at the
+--          end; then {name, count, ...} of the entries that wait; and for each fault {kind, member, 1 if it was
+--          corrected}
 
---- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member parted unpacked
+--- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member
+--- @include parted unpacked
 --- @include wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in whole
 local part, repairs, place, from = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local now_ms, exact_ms = now(ARGV[5])
@@ -21,9 +24,11 @@ local first_member = 6
 local kept = {completed = KEYS.completed, cancelled = KEYS.cancelled}
 local looked, bytes, faults, names = 0, 0, {}, {}
 
-expect('hash', KEYS.jobs, KEYS.delayed, KEYS['paused:names'], KEYS.held, KEYS.layout, KEYS.shares, KEYS.limits, KEYS.waiters)
+expect('hash', KEYS.jobs, KEYS.delayed, KEYS['paused:names'], KEYS.held, KEYS.layout, KEYS.shares,
+  KEYS.limits, KEYS.waiters)
 expect('hash', KEYS.history, KEYS.signals)
-expect('zset', KEYS.due, KEYS.suspended, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns, KEYS.groups, KEYS.schedules)
+expect('zset', KEYS.due, KEYS.suspended, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns,
+  KEYS.groups, KEYS.schedules)
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 
 -- Note a fault. `correct` corrects it; nil: nothing here does.
@@ -130,7 +135,8 @@ local function check_index(mark)
   local index, behind = index_of(mark), mark and ' ' .. mark or ''
   return function(one)
     local at, job = parted(one)
-    local wanted, located = (at == '' and 'delayed' or 'delayed ' .. at) .. behind, redis.call('HGET', KEYS.jobs, job)
+    local wanted, located = (at == '' and 'delayed' or 'delayed ' .. at) .. behind,
+      redis.call('HGET', KEYS.jobs, job)
     if not redis.call('ZSCORE', index, one) or located == wanted and is_there(job, located) then return end
     local function drop()
       redis.call('ZREM', index, one)
@@ -199,19 +205,25 @@ local function check_note(key)
     fault(part, job, function() redis.call('HDEL', key, job) end)
   end
 end
-check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters), check_note(KEYS.signals)
+check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters),
+  check_note(KEYS.signals)
 
 check.children = function(token)
   local group = KEYS['children:'] .. token
   local known = redis.pcall('HMGET', group, 'parent', 'key', 'closed', 'left')
   if redis.call('EXISTS', group) == 0 then return end
   if not known.err and known[3] and known[4] ~= '0' then return end -- it goes with the last of them
-  if not known.err and known[1] and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then return end
+  if not known.err and known[1]
+    and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then
+    return
+  end
   fault('children', token, function() redis.call('DEL', group) end)
 end
 
 check.steps = function(job)
-  if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then return end
+  if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then
+    return
+  end
   fault('steps', job, function() redis.call('DEL', KEYS['steps:'] .. job) end)
 end
 
@@ -274,7 +286,10 @@ end
 
 check.worker = function(worker)
   local fenced = redis.call('ZSCORE', KEYS.fenced, worker)
-  if fenced or redis.call('ZSCORE', KEYS.workers, worker) or redis.call('EXISTS', KEYS['worker:'] .. worker) == 0 then return end
+  if fenced or redis.call('ZSCORE', KEYS.workers, worker)
+    or redis.call('EXISTS', KEYS['worker:'] .. worker) == 0 then
+    return
+  end
   fault('worker', worker, function() -- workers then fence it, or look after it, unless it lives
     local lease_ms = lease_in(worker)
     redis.call('ZADD', lease_ms and KEYS.workers or KEYS.fenced, whole(now_ms + (lease_ms or 0)), worker)

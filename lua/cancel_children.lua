@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- cancel_children: cancel children whose parent was cancelled, or became a dead letter that takes them along: up to 100 of one group,
--- or about 1 MB of them.
+-- cancel_children: cancel children whose parent was cancelled, or became a dead letter that takes them along: up
+-- to 100 of one group, or about 1 MB of them.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- Returns  1 if there are more, else 0
@@ -22,7 +22,8 @@ while index < until_index and bytes < 1048576 do
   if not said[1] then
     local _, read, is_there = cancel_one(ending, said[2] or token .. '-' .. index, now_ms)
     bytes = bytes + read
-    if not is_there then end_child({'child_of', token .. ' ' .. index}, 'cancelled', nil, now_ms) end -- it was never added
+    -- it was never added
+    if not is_there then end_child({'child_of', token .. ' ' .. index}, 'cancelled', nil, now_ms) end
   end
   index = index + 1
 end

@@ -1,23 +1,28 @@
 #!lua flags=allow-oom
--- claim: push the entries of the inbox, promote due jobs, then lease jobs by priority: first those that were handed back,
--- then new ones. Jobs that may not start are parked, or put in a waiting line.
+-- claim: push the entries of the inbox, promote due jobs, then lease jobs by priority: first those that were
+-- handed back, then new ones. Jobs that may not start are parked, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     lease at most this many jobs; 0: only take in the inbox, and promote
 -- ARGV[3]  most_bytes    int     stop once the jobs looked at have this many bytes
--- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter; the last one is alone
--- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone
+-- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter; the last one is
+--          alone
+-- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has
+--                        to run alone
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
--- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as in settle,
---          after this claim; how many ms a job has waited for an idle worker (-1: none waits); for each leased job {stream 1..3,
---          entry, deliveries, {name, value, ...}}; for each job that the claim ended {id, word}. Or one word for the call, FENCED:
+-- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five
+--          as in settle, after this claim; how many ms a job has waited for an idle worker (-1: none waits); for
+--          each leased job {stream 1..3, entry, deliveries, {name, value, ...}}; for each job that the claim ended
+--          {id, word}. Or one word for the call, FENCED:
 --          CANCELLED  a cancel was asked for while it ran; it is gone
 --          DEAD       it may kill its workers; it is a dead letter
 --          UNDECODABLE no push has added it, or it can't be a job; it is a dead letter
 --          FENCED     the worker has no record any more; nothing was written
 
---- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in with_steps
+--- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote
+--- @include take_turns entry_at
+--- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell
+--- @include due_in with_steps
 --- @include new_group
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
@@ -39,7 +44,8 @@ if takes_turns or restricted and restricted.limited then
   limiting = limiter(now_ms, now_us)
 end
 
--- Jobs that were handed back come first. Among them are jobs that have to run alone; only an idle worker gets these.
+-- Jobs that were handed back come first. Among them are jobs that have to run alone; only an idle worker gets
+-- these.
 local claimed = {}
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -58,7 +64,8 @@ local function with_one_alone(stream, from, page)
   return page
 end
 
--- Leases of a stream that were handed back, from `from` on, as many as may be claimed; nil if the stream has no group.
+-- Leases of a stream that were handed back, from `from` on, as many as may be claimed; nil if the stream has no
+-- group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
   return page and with_one_alone(stream, from, page)
@@ -94,12 +101,13 @@ end
 local bytes, goes_on = 0, false -- bytes of claimed jobs; whether there is more to look at
 local passed_over, passed_bytes = 0, 0 -- jobs that this claim has parked, put in a line, or passed to `alone`
 
--- Deliver an entry that was handed back, as XPENDING returned it. Returns the outcome: `claimed`, `ended`, `passed over`, or
+-- Deliver an entry that was handed back, as XPENDING returned it. Returns the outcome: `claimed`, `ended`, `passed
+-- over`, or
 -- `stays`: it has to run alone, and this worker is not idle.
 --
--- A job that was delivered `max_deliveries` times without an outcome may kill its workers. The last time it ran alone, on an idle
--- worker, with the mark `alone` in its locator. So no other job dies with it, or is blamed for it. (If `max_deliveries` is 1, there
--- is no second delivery, and the job is blamed at once.)
+-- A job that was delivered `max_deliveries` times without an outcome may kill its workers. The last time it ran
+-- alone, on an idle worker, with the mark `alone` in its locator. So no other job dies with it, or is blamed for
+-- it. (If `max_deliveries` is 1, there is no second delivery, and the job is blamed at once.)
 local function deliver(number, stream, pending)
   if pending[2] == 'alone' and not runs_nothing() then return 'stays' end
   local entry, delivered = pending[1], pending[4]
@@ -154,7 +162,9 @@ local function deliver(number, stream, pending)
     return pass_over()
   end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', delivered + 1, 'JUSTID')
-  if is_last or mark == 'alone' then redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or '')) end
+  if is_last or mark == 'alone' then
+    redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or ''))
+  end
   claimed[#claimed + 1] = {number, entry, delivered + 1, with_steps(job, fields)}
   bytes = bytes + bytes_of(fields)
   if is_last or bytes >= most_bytes then most = #claimed end
@@ -172,7 +182,8 @@ local function take_released(number, stream)
       if outcome == 'passed over' and passed_bytes >= most_bytes then
         goes_on = true
         return
-      elseif outcome ~= 'claimed' and pending[2] == 'alone' then -- the next job of `alone` may come before the rest
+      -- the next job of `alone` may come before the rest
+      elseif outcome ~= 'claimed' and pending[2] == 'alone' then
         rest = {unpack(page, i + 1)}
         break
       end
@@ -200,7 +211,8 @@ local function may_start(stream, place, entry, fields, lines)
   return false
 end
 
--- A few at a time, because a read can't limit bytes: one, then one more than were read so far, up to 32, or 4 if large jobs wait.
+-- A few at a time, because a read can't limit bytes: one, then one more than were read so far, up to 32, or 4 if
+-- large jobs wait.
 local function take_new(number, stream)
   local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
   local at_once = redis.pcall('HGET', KEYS.large, place) and 4 or 32

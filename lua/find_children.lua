@@ -5,13 +5,15 @@
 -- ARGV[2]  first         int     the index of the first one to return
 -- ARGV[3]  most          int     return at most this many
 -- ARGV[4]  most_bytes    int     return no further once they have this many bytes
--- Returns  {} if there is no such group; else {parent, key, total, left, outcome, id, ...}: the id of the parent, and the key of its
---          step; how many children there are, and how many have not ended; and for each how it has ended, '' if it has not, and its
---          id, '' if it has none of its own. How is a word (`completed`, `refused`, `dead`, `cancelled`, `exists`, `duplicate`), and
---          after a space the result (JSON), the reason, error type and error, or the id of the job in the way
+-- Returns  {} if there is no such group; else {parent, key, total, left, outcome, id, ...}: the id of the parent,
+--          and the key of its step; how many children there are, and how many have not ended; and for each how it
+--          has ended, '' if it has not, and its id, '' if it has none of its own. How is a word (`completed`,
+--          `refused`, `dead`, `cancelled`, `exists`, `duplicate`), and after a space the result (JSON), the
+--          reason, error type and error, or the id of the job in the way
 
 --- @include read_children
-local group, first, most, most_bytes = KEYS['children:'] .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local group, first, most, most_bytes = KEYS['children:'] .. ARGV[1], tonumber(ARGV[2]),
+  tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = redis.call('HMGET', group, 'parent', 'key', 'total', 'left')
 if not found[1] then return {} end
 read_children(found, group, first, math.min(first + most, tonumber(found[3])), most_bytes)

@@ -1,17 +1,18 @@
 #!lua
--- import: add jobs that `take` has taken out of the queue of another store, in the order in which they were taken. Refused whole
--- when Redis is out of memory.
+-- import: add jobs that `take` has taken out of the queue of another store, in the order in which they were taken.
+-- Refused whole when Redis is out of memory.
 --
--- The place of the last one is noted in the same step, so that each job is added once, however often and late it is sent. A job
--- that can't be added is noted too, and is looked at again when it is sent again.
+-- The place of the last one is noted in the same step, so that each job is added once, however often and late it
+-- is sent. A job that can't be added is noted too, and is looked at again when it is sent again.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  source        the name of the queue that they come from
 -- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' for none),
---           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome, result,
---           until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field values,
---           then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in the README) and its signals;
---           then the number of its groups of children; and for each its token and in the same way its record
+--           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome,
+--           result, until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field
+--           values, then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in
+--           the README) and its signals; then the number of its groups of children; and for each its token and in
+--           the same way its record
 -- Returns  a word for each job:
 --          OK             it is in the queue, in its state
 --          REPEATED       it was added before; nothing was written
@@ -19,7 +20,8 @@
 --          DUPLICATE <id> that job holds its unique key; only that was noted. No id: the key has another type
 --          OVERSIZED      it has more values than a script can add; only that was noted
 
---- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside time_of tell
+--- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside
+--- @include time_of tell
 --- @include keep_signals
 local now_ms, exact_ms = now(ARGV[1])
 local noted = KEYS['imported:'] .. ARGV[2]
@@ -38,7 +40,8 @@ local function keep_until(key, value, until_ms)
   if value ~= '' and (tonumber(until_ms) or 0) > now_ms then redis.call('SET', key, value, 'PXAT', until_ms) end
 end
 
--- Keep how a job has ended, unless that of another run with its id is kept longer: that one has mostly ended later.
+-- Keep how a job has ended, unless that of another run with its id is kept longer: that one has mostly ended
+-- later.
 local function keep_ending(id, state, outcome, result, until_ms, result_until_ms)
   local left_ms = state == 'dead' and 0 or redis.call('PTTL', KEYS['outcome:'] .. id)
   if now_ms + left_ms >= (tonumber(until_ms) or 0) then return end
@@ -50,7 +53,8 @@ end
 -- The unique key that a waiting job holds, '' for none; and whether only for a time.
 local function key_of(fields, until_ms)
   local unique, window = field(fields, 'unique') or '', field(fields, 'window') or ''
-  if field(fields, 'steps') and field(fields, 'unique_until') == 'start' then unique = '' end -- it was free from its start on
+  -- it was free from its start on
+  if field(fields, 'steps') and field(fields, 'unique_until') == 'start' then unique = '' end
   if unique ~= '' or (tonumber(until_ms) or 0) <= now_ms then return unique, false end
   return window, true
 end
@@ -84,7 +88,8 @@ local function add_aside(id, state, priority, fields)
     if value then notes[#notes + 1], notes[#notes + 2] = name, value end
   end
   local stream = aside[state]
-  assert(set_aside(stream, priority, '', id, fields, notes, time_of(fields, 'failed_at', whole(now_ms))), stream .. ' has no entry ids left')
+  assert(set_aside(stream, priority, '', id, fields, notes, time_of(fields, 'failed_at', whole(now_ms))),
+    stream .. ' has no entry ids left')
   if not is_free then redis.call('HSET', KEYS.jobs, id, located) end
   return is_free
 end
@@ -115,7 +120,8 @@ local function write_hash(key, values)
   for i = 1, #values, 1000 do redis.call('HSET', key, unpack(values, i, math.min(i + 999, #values))) end
 end
 
--- The index of ARGV behind the job at `at`. With `id`, keep what it has saved, its signals, and how its children have ended.
+-- The index of ARGV behind the job at `at`. With `id`, keep what it has saved, its signals, and how its children
+-- have ended.
 local function pass(at, id)
   local _, saved, signals, groups, group
   _, at = list(at + 11)
@@ -133,7 +139,8 @@ local function pass(at, id)
 end
 
 local function import(at, number)
-  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
+    tonumber(ARGV[at + 4])
   local window, values = ARGV[at + 6], tonumber(ARGV[at + 11])
   local was_refused = redis.call('HGET', noted, place)
   if place <= last and not was_refused then return 'REPEATED' end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- join: register a worker under a new id: write its record and its first beat, and create missing groups. Without a lease,
--- only create the groups, for a worker that has joined before; its stream was deleted.
+-- join: register a worker under a new id: write its record and its first beat, and create missing groups. Without
+-- a lease, only create the groups, for a worker that has joined before; its stream was deleted.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' = only create the groups
@@ -11,8 +11,9 @@
 -- Returns  OK       the worker has joined, by this call or by the same call before
 --          EXISTS   another worker has or had this id; nothing was written
 --          FENCED   the worker has joined before, and has no record any more; nothing was written
---          or the version of the keys, if it is another one; nothing was written. If it is older, and no worker of that version
---          lives, this worker takes the queue over instead: with its jobs if it can run them, else if there are none
+--          or the version of the keys, if it is another one; nothing was written. If it is older, and no worker of
+--          that version lives, this worker takes the queue over instead: with its jobs if it can run them, else if
+--          there are none
 
 --- @include now expect streams whole alive group tell new_group fence
 local record = KEYS['worker:'] .. ARGV[1]
@@ -41,7 +42,9 @@ end
 local found = redis.call('HGET', KEYS.layout, 'version')
 if found and found ~= version and not may_take_over(found) then return found end
 if not lease_ms and not alive(worker) then return 'FENCED' end
-if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
+if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then
+  return 'EXISTS'
+end
 
 if found ~= version then redis.call('HSET', KEYS.layout, 'version', version) end
 if found and found ~= version then -- a worker of the older release that was silent for a lease must not come back

@@ -9,7 +9,9 @@
 local name, now_ms = ARGV[1], now(ARGV[2])
 if name ~= '' then
   expect('hash', KEYS['paused:names'])
-  if not redis.call('HGET', KEYS['paused:names'], name) then redis.call('HSET', KEYS['paused:names'], name, whole(now_ms)) end
+  if not redis.call('HGET', KEYS['paused:names'], name) then
+    redis.call('HSET', KEYS['paused:names'], name, whole(now_ms))
+  end
 elseif redis.call('SET', KEYS.paused, whole(now_ms), 'NX') then
   tell('paused')
 end

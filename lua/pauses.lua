@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
 -- pauses: list what is paused, and count held jobs. Writes nothing.
--- Returns {since, {name, since, ...}, held}: since when the queue is paused, ms, '' if it is not; since when each job name is
---         paused; how many jobs are held
+-- Returns {since, {name, since, ...}, held}: since when the queue is paused, ms, '' if it is not; since when each
+--         job name is paused; how many jobs are held
 
 local since = redis.pcall('GET', KEYS.paused) or ''
 if type(since) == 'table' then since = '0' end -- another type: that it exists is what counts

@@ -1,41 +1,48 @@
 #!lua
 -- push: add jobs, each id once. Refused whole when Redis is out of memory.
 --
--- A push may arrive late: after its own repetition, even after its job ended. So each push looks for jobs that ended since it
--- was sent, and for pushes that were refused when they were repeated. A push that is older than this memory adds nothing.
+-- A push may arrive late: after its own repetition, even after its job ended. So each push looks for jobs that
+-- ended since it was sent, and for pushes that were refused when they were repeated. A push that is older than
+-- this memory adds nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  since_ms      int ms  when these jobs were first sent, if this is a repetition; else ''
--- ARGV[4]  outbox        '' or names an outbox: the jobs are rows of it. Each row that gets an answer here is remembered until
+-- ARGV[4]  outbox        '' or names an outbox: the jobs are rows of it. Each row that gets an answer here is
+--                        remembered until
 --                        `forget_relayed`, and its push is REPEATED until then, however late it comes
 -- ARGV[5..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
---           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
---           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
+--           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict
+--           (another job holds the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
--- Returns  {now_us, word, ...}: the server's clock, and a word for each job. The call stops after it has read 1 MB of the jobs
---          that have these ids or keys: it answers the first jobs only; send the others again. The words:
+-- Returns  {now_us, word, ...}: the server's clock, and a word for each job. The call stops after it has read 1 MB
+--          of the jobs that have these ids or keys: it answers the first jobs only; send the others again. The
+--          words:
 --          OK             on the queue
 --          REPEATED       the same push arrived before: its job is on the queue, or has ended; nothing was written
 --          REFUSED        the same push was refused before, when it was repeated; nothing was written
 --          EXISTS         another push's job with this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
---          REPLACED <id>  that waiting job held the key, and has this push's content now; it kept its id, nonce, attempt and
+--          REPLACED <id>  that waiting job held the key, and has this push's content now; it kept its id, nonce,
+--                   attempt and
 --                         time of push
---          UNKNOWN        Redis can't know whether the same push arrived before: its clock was set ahead; nothing was written
---          EXISTS and DUPLICATE write nothing either, except a note that a repeated push was refused. A push with an on_conflict
+--          UNKNOWN        Redis can't know whether the same push arrived before: its clock was set ahead; nothing
+--                         was written
+--          EXISTS and DUPLICATE write nothing either, except a note that a repeated push was refused. A push with
+--            an on_conflict
 --          gets the same REPLACED or DUPLICATE when it is repeated. Or one word for all:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
---- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember
+--- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends
+--- @include remember
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local relayed = ARGV[4] ~= '' and KEYS['relayed:'] .. ARGV[4]
 local first_job = 5
 
--- Read everything before the first write, so that a push which fails at a key of another type has written nothing. The jobs are
--- in columns, so that one command asks about all of them.
+-- Read everything before the first write, so that a push which fails at a key of another type has written nothing.
+-- The jobs are in columns, so that one command asks about all of them.
 local pushing = pusher(ARGV, now_ms, exact_ms)
 local ids, pushes, starts, needs_due = {}, {}, {}, false
 local answered = {} -- answers that these pushes got before
@@ -57,7 +64,8 @@ local is_late, ended = recent_ends(sent_ms, now_ms, since_ms, unpack(marks))
 if is_late then return {exact_ms * 1000, 'STALE'} end
 -- After the clock was set ahead, Redis may have forgotten jobs that ended.
 local is_unknown = since_ms and now_ms - since_ms > remembered_ms
-local before = {} -- rows that were answered before; mostly there are none, as they are forgotten when they are deleted
+-- rows that were answered before; mostly there are none, as they are forgotten when they are deleted
+local before = {}
 if relayed and expect('zset', relayed) then
   for i, push in ipairs(pushes) do before[i] = redis.call('ZSCORE', relayed, push) end
 end
@@ -96,7 +104,8 @@ for i = 1, looked do
   end
 end
 
-if many > 1 or needs_due then expect('stream', unpack(streams)) end -- the first write of a single ready job fails by itself
+-- the first write of a single ready job fails by itself
+if many > 1 or needs_due then expect('stream', unpack(streams)) end
 if needs_due or next(stale) then
   expect('hash', KEYS.delayed)
   expect('zset', KEYS.due)
@@ -124,7 +133,8 @@ local function push(i)
   if answers[pushes[i]] then return 'EXISTS' end
   answers[pushes[i]] = known
   if known then return known end
-  if is_unknown and not (ended and ended[many + i]) then return 'UNKNOWN' end -- a push that was refused since has added nothing
+  -- a push that was refused since has added nothing
+  if is_unknown and not (ended and ended[many + i]) then return 'UNKNOWN' end
   if found[i] or added[ids[i]] then return refuse(i, 'EXISTS') end
   if keeper then return refuse(i, 'DUPLICATE ' .. keeper.id) end
 

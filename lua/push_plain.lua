@@ -1,6 +1,7 @@
 #!lua
--- push_plain: add plain jobs, which have only a name and parameters, may run now, and have an id that was made for this push.
--- For first tries only. Refused whole when Redis is out of memory. If one of the jobs may be known already, it writes nothing.
+-- push_plain: add plain jobs, which have only a name and parameters, may run now, and have an id that was made for
+-- this push. For first tries only. Refused whole when Redis is out of memory. If one of the jobs may be known
+-- already, it writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet

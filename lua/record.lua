@@ -1,14 +1,16 @@
 #!lua
--- record: add what a worker has counted to the statistics of this minute, and of these ten minutes. The first call in an interval
--- also notes the state of the queue. A server that is out of memory refuses it: then these counts are lost, and nothing else.
+-- record: add what a worker has counted to the statistics of this minute, and of these ten minutes. The first call
+-- in an interval also notes the state of the queue. A server that is out of memory refuses it: then these counts
+-- are lost, and nothing else.
 --
--- A stored text has names and sums, such as `completed=120 run50=12`. It is changed in place: to take it apart and put it together
--- costs three times as much. What can't be read in it stays, and counts as nothing.
+-- A stored text has names and sums, such as `completed=120 run50=12`. It is changed in place: to take it apart and
+-- put it together costs three times as much. What can't be read in it stays, and counts as nothing.
 --
 -- ARGV[1]  recorder      the part of a worker that counts: a name of its own
 -- ARGV[2]  number        int     of this call, greater each time; a number that came before adds nothing
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
--- ARGV[4..] fields of both intervals (`all`, `causes`, or `job ` and a name), each with how many sums, and these: name, number
+-- ARGV[4..] fields of both intervals (`all`, `causes`, or `job ` and a name), each with how many sums, and these:
+-- name, number
 -- Returns  {the time until the next minute, ms; the number of workers}
 
 --- @include now expect whole streams leased backlogs
@@ -88,10 +90,12 @@ local function sample()
   local since = backlogs(now_ms)
   for i = 2, #since, 2 do
     local ms = tonumber(string.match(since[i], '^%d+')) or 0
-    if ms > 1e12 then oldest = math.min(oldest, ms) end -- else it is no time: redisjobs/model/transitions.py, LONG_AGO
+    -- else it is no time: redisjobs/model/transitions.py, LONG_AGO
+    if ms > 1e12 then oldest = math.min(oldest, ms) end
   end
   local counts = {'ready', ready, 'running', running, 'delayed', redis.call('ZCARD', KEYS.due),
-    'suspended', redis.call('ZCARD', KEYS.suspended), 'dead', redis.call('XLEN', KEYS.dead), 'oldest_ms', now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
+    'suspended', redis.call('ZCARD', KEYS.suspended), 'dead', redis.call('XLEN', KEYS.dead), 'oldest_ms',
+    now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
     'workers', redis.call('ZCARD', KEYS.workers)}
   local parts = {}
   for i = 1, #counts, 2 do parts[#parts + 1] = counts[i] .. '=' .. whole(counts[i + 1]) end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- resume: let the jobs of a queue, or of one name, start again. The caller then runs unpark; if it does not, tidy notices.
--- Up to 500 waiting lines of the name get a turn at once; shares gives one to the others.
+-- resume: let the jobs of a queue, or of one name, start again. The caller then runs unpark; if it does not, tidy
+-- notices. Up to 500 waiting lines of the name get a turn at once; shares gives one to the others.
 --
 -- ARGV[1] name         job name; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock

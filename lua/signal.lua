@@ -1,5 +1,6 @@
 #!lua
--- signal: send a signal to a job. If the job waits for it, the job is ready; if not, it is kept until the job waits for it.
+-- signal: send a signal to a job. If the job waits for it, the job is ready; if not, it is kept until the job
+-- waits for it.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  name          of the signal
@@ -35,7 +36,8 @@ if not fields then return 'NOT_FOUND' end
 local waits = mark == 'suspended' and string.match(field(fields, 'waits') or '', '^%d+ signal ([^# ]+)')
 if waits == name then
   if not wake(job, member(entry, job), redis.call('HGET', KEYS.delayed, job), 'signal', value, now_ms) then
-    return error({err = 'ERR the job can not be made ready; nothing was written: check its stream, and its value in `delayed`'})
+    return error({err =
+      'ERR the job can not be made ready; nothing was written: check its stream, and its value in `delayed`'})
   end
   remember({push}, now_ms)
   return 'OK'

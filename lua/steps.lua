@@ -3,7 +3,8 @@
 --
 -- ARGV[1]  most_bytes    int     look at no further job once this much is to be returned
 -- ARGV[2..] job ids
--- Returns  for each job a list, {name, value, ...} of what it has saved, see `steps:<id>` in the README; or {word}:
+-- Returns  for each job a list, {name, value, ...} of what it has saved, see `steps:<id>` in the README; or
+--          {word}:
 --          LATER  not looked at, because the steps of the jobs before it are large: ask again
 
 --- @include bytes_of

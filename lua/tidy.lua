@@ -1,21 +1,24 @@
 #!lua flags=allow-oom
--- tidy: look at all consumers, once a minute in the whole fleet. Fence consumers without a record that hold jobs: the record
--- was lost in a failover, or deleted. Remove consumers that hold nothing; if there are very many, only while there are more
--- than are known. Compare 500 consumers of waiting lines with `lines`, others each time, and more while some are missing there.
+-- tidy: look at all consumers, once a minute in the whole fleet. Fence consumers without a record that hold jobs:
+-- the record was lost in a failover, or deleted. Remove consumers that hold nothing; if there are very many, only
+-- while there are more than are known. Compare 500 consumers of waiting lines with `lines`, others each time, and
+-- more while some are missing there.
 --
 -- ARGV[1]  idle_ms       int ms  remove a consumer that holds nothing and was silent for this long
 -- ARGV[2]  every_ms      int ms  do nothing if tidy began less than this long ago
 -- ARGV[3]  after         where to go on, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
--- ARGV[5]  listed        '1': the caller has listed the consumers of the stream in `after`, and gives some of them; '' else
+-- ARGV[5]  listed        '1': the caller has listed the consumers of the stream in `after`, and gives some of
+--                        them; '' else
 -- ARGV[6..] for each of these: name, how many jobs it has pending, how long it was silent, ms
--- Returns  {count, after, suspects, parked, began, limited, cancels, lists}: how many consumers were removed or fenced; where to go on,
---          '' at the end; 1 if some entries may be neither pending nor unread: run restore; 1 if parked jobs may be free to
---          start: run unpark; 1 if tidy began now: run trim; 1 if jobs with limits run or wait: run shares; 1 if children are to be
---          cancelled: run cancel_children; and how the caller has
---          to list the consumers of the stream in `after`, because a script takes too long: 1 by XPENDING, 2 by
---          `XINFO CONSUMERS`, else 0. It gives consumers that are not in `workers`, and 500 lines, from the number in `after` on and round.
---          Only the first step returns the values between `after` and `lists`
+-- Returns  {count, after, suspects, parked, began, limited, cancels, lists}: how many consumers were removed or
+--          fenced; where to go on, '' at the end; 1 if some entries may be neither pending nor unread: run
+--          restore; 1 if parked jobs may be free to start: run unpark; 1 if tidy began now: run trim; 1 if jobs
+--          with limits run or wait: run shares; 1 if children are to be cancelled: run cancel_children; and how
+--          the caller has to list the consumers of the stream in `after`, because a script takes too long: 1 by
+--          XPENDING, 2 by
+--          `XINFO CONSUMERS`, else 0. It gives consumers that are not in `workers`, and 500 lines, from the number
+--          in `after` on and round. Only the first step returns the values between `after` and `lists`
 
 --- @include now expect streams leases is_waiting alive whole fence group field has_many
 local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
@@ -27,7 +30,9 @@ expect('stream', unpack(streams))
 expect('zset', KEYS.workers, KEYS.fenced, KEYS.lines)
 expect('hash', KEYS.layout, KEYS.shares)
 local last_ms = tonumber(redis.call('HGET', KEYS.layout, 'tidied_at') or nil)
-if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0, 0, 0} end
+if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then
+  return {0, '', 0, 0, 0, 0, 0, 0}
+end
 
 local total, living = 0, {}
 for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', KEYS.workers, 0, -1)) do
@@ -56,7 +61,8 @@ local function look_at(stream, name, pending, idle)
   end
 end
 
--- Look at up to 500 lines, from `from` on and round: add a missing one to `lines`, or remove its consumer if it holds nothing.
+-- Look at up to 500 lines, from `from` on and round: add a missing one to `lines`, or remove its consumer if it
+-- holds nothing.
 -- Returns where to go on, if one was missing.
 local function look_at_lines(stream, found, at, from)
   if #found == 0 then return nil end
@@ -79,7 +85,8 @@ end
 
 -- Return whether there are no more consumers than are known.
 local function are_known(many)
-  return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
+  return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD',
+    KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
 end
 
 -- Return the consumers of a stream, and the indices of a consumer's name, pending count and idle time.
@@ -137,5 +144,6 @@ for _, stream in ipairs(streams) do
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', KEYS.layout, 'tidied_at', whole(now_ms))
-local parked, limited = redis.call('HGET', KEYS.layout, 'unpark') and 1 or 0, redis.call('EXISTS', KEYS.shares, KEYS.lines)
+local parked, limited = redis.call('HGET', KEYS.layout, 'unpark') and 1 or 0,
+  redis.call('EXISTS', KEYS.shares, KEYS.lines)
 return {total, left_off, suspects, parked, 1, math.min(limited, 1), redis.call('EXISTS', KEYS.cancelling), lists}

@@ -1,6 +1,7 @@
 -- conclude: note how a job has ended, if its result is kept, and notify the processes that wait for it. `word` is
--- `completed`, `cancelled`, `refused`, `dead`, or `reported`, which notes nothing; `text` is the result as JSON, or the
--- reason, or nil if unknown. `keep_ms` is text. Its progress and chunks stay for a while. Returns whether its end is kept.
+-- `completed`, `cancelled`, `refused`, `dead`, or `reported`, which notes nothing; `text` is the result as JSON,
+-- or the reason, or nil if unknown. `keep_ms` is text. Its progress and chunks stay for a while. Returns whether
+-- its end is kept.
 --- @include whole tell_waiters keep_reported
 local function conclude(ends, job, word, text, keep_ms)
   local ms = #(keep_ms or '') < 14 and string.match(keep_ms or '', '^%d+$')

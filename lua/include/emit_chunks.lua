@@ -1,7 +1,8 @@
--- emit_chunks: add chunks to a job, and drop the oldest ones if it has too many. In `words`, from `first` to `last`, are a kind
--- (`json`, `bytes`) and the data of each. `wait`: of the first chunks of a run, the number of the last wait that was over when it
--- began; '' for later ones. So a run that emits again what an earlier one has emitted gets the next number. An entry has the
--- number of its run, that wait, and how many bytes were emitted before it.
+-- emit_chunks: add chunks to a job, and drop the oldest ones if it has too many. In `words`, from `first` to
+-- `last`, are a kind (`json`, `bytes`) and the data of each. `wait`: of the first chunks of a run, the number of
+-- the last wait that was over when it began; '' for later ones. So a run that emits again what an earlier one has
+-- emitted gets the next number. An entry has the number of its run, that wait, and how many bytes were emitted
+-- before it.
 --- @include field whole
 local function emit_chunks(job, wait, words, first, last, now_ms)
   local most, most_bytes, key = 10000, 4194304, KEYS['chunks:'] .. job
@@ -9,7 +10,8 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
   local function read(from, to)
     local found = redis.call('XRANGE', key, from, to, 'COUNT', 1)[1] or {'', {}}
     local fields = found[2]
-    return tonumber(string.match(found[1], '-(%d+)$')), fields, tonumber(field(fields, 'at')), string.match(found[1], '^(%d+)-')
+    return tonumber(string.match(found[1], '-(%d+)$')), fields, tonumber(field(fields, 'at')),
+      string.match(found[1], '^(%d+)-')
   end
 
   -- The numbers have no gaps, so the newest one follows from the oldest.

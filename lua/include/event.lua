@@ -2,6 +2,7 @@
 --- @include whole
 local function event(now_ms, what, worker, attempt, note)
   worker = (string.gsub(worker or '-', '%s', '_'))
-  local words = {whole(now_ms), what, worker, attempt or '-', (string.gsub(string.sub(note or '', 1, 1000), '%s+', ' '))}
+  local words = {whole(now_ms), what, worker, attempt or '-',
+    (string.gsub(string.sub(note or '', 1, 1000), '%s+', ' '))}
   return table.concat(words, ' ')
 end

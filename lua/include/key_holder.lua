@@ -1,9 +1,12 @@
--- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only until it
--- starts, and a worker has that job, or it is suspended, or has saved steps: a run that has begun must not swallow a new push.
--- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
--- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
--- waiting, nor does one that does not have this key any more, nor one that has begun: what it has saved is not for other
--- parameters. A child waits for its parent alone. Then how many bytes of jobs were read, for a free key too.
+-- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only
+-- until it starts, and a worker has that job, or it is suspended, or has saved steps: a run that has begun must
+-- not swallow a new push.
+-- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a
+-- delayed job; and
+-- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count
+-- as waiting, nor does one that does not have this key any more, nor one that has begun: what it has saved is not
+-- for other parameters. A child waits for its parent alone. Then how many bytes of jobs were read, for a free key
+-- too.
 --- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member with_history
 local function key_holder(key, replaces, now_ms)
   local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))

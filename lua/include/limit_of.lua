@@ -1,5 +1,5 @@
--- limit_of: the limit of a job name; nil for none. `most`: how many of its jobs may run at once. `every_us`: µs between two
--- starts. `ahead_us`: how many µs early a start may be. nil: not limited, or not readable.
+-- limit_of: the limit of a job name; nil for none. `most`: how many of its jobs may run at once. `every_us`: µs
+-- between two starts. `ahead_us`: how many µs early a start may be. nil: not limited, or not readable.
 local function limit_of(name)
   local text = redis.call('HGET', KEYS.limits, name)
   if not text then return nil end
@@ -12,7 +12,10 @@ local function limit_of(name)
     local burst = tonumber(string.match(text, 'burst=(%d+)') or nil)
     -- Without a burst: how late a start may be without loss of rate.
     limit.ahead_us = 1e5
-    if burst then limit.ahead_us = (math.max(1, math.min(burst, 1e6, math.floor(3.2e15 / limit.every_us))) - 1) * limit.every_us end
+    if burst then
+      limit.ahead_us = (math.max(1, math.min(burst, 1e6,
+        math.floor(3.2e15 / limit.every_us))) - 1) * limit.every_us
+    end
   end
   return limit
 end

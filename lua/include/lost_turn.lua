@@ -1,5 +1,5 @@
--- lost_turn: when a worker has to look at a waiting line next, ms, if no turn says so; nil if nothing is missing. A turn may be
--- lost, or far off because the clock was set back.
+-- lost_turn: when a worker has to look at a waiting line next, ms, if no turn says so; nil if nothing is missing.
+-- A turn may be lost, or far off because the clock was set back.
 --- @include limit_of room false_holder
 local function lost_turn(bucket, now_ms, exact_ms)
   -- nil: the line waits for a share, or its name is paused.

@@ -1,14 +1,17 @@
--- promote: make due jobs ready, up to 100 that are delayed and 100 that are suspended, and no more after the first MB, because
--- Redis serves nothing else meanwhile. Without `suspends` no job is suspended. Returns the µs until the next job is due; -1: there is none.
+-- promote: make due jobs ready, up to 100 that are delayed and 100 that are suspended, and no more after the first
+-- MB, because Redis serves nothing else meanwhile. Without `suspends` no job is suspended. Returns the µs until
+-- the next job is due; -1: there is none.
 --- @include due_in parted unpacked enqueue whole wake field
 local function promote(now_ms, exact_ms, suspends)
-  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to
-  -- the byte.
+  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those,
+  -- to the byte.
   local bytes = 0
   local function drop_member(index, member, job, line)
     local located = redis.call('HGET', KEYS.jobs, job)
     local mark = index == KEYS.suspended and ' suspended' or ''
-    if located == (line == '' and 'delayed' or 'delayed ' .. line) .. mark then redis.call('HDEL', KEYS.jobs, job) end
+    if located == (line == '' and 'delayed' or 'delayed ' .. line) .. mark then
+      redis.call('HDEL', KEYS.jobs, job)
+    end
     redis.call('ZREM', index, member)
     return true
   end

@@ -21,8 +21,8 @@ begin
   perform redisjobs_f._hurry();
 end $$;
 
--- Beside no exchange, and no other call that takes this lock. Exchanges that begin meanwhile wait behind this wait, so it fails
--- after `most`; 0: never.
+-- Beside no exchange, and no other call that takes this lock. Exchanges that begin meanwhile wait behind this
+-- wait, so it fails after `most`; 0: never.
 create function redisjobs_f._lock(q text, most text default '1s') returns void language plpgsql as $$
 begin
   perform redisjobs_f._need_read_committed();
@@ -49,7 +49,8 @@ begin
   end if;
   perform redisjobs_f._share(q);
   if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-    raise exception 'limits were set at this moment' using errcode = 'serialization_failure';  -- the client repeats the call
+    -- the client repeats the call
+    raise exception 'limits were set at this moment' using errcode = 'serialization_failure';
   end if;
 end $$;
 
@@ -59,13 +60,15 @@ begin
   return hashtextextended(concat_ws(' ', 'redisjobs worker', q, worker_id), 0);
 end $$;
 
--- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this ends.
+-- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this
+-- ends.
 create function redisjobs_f._hurry(most text default '250ms') returns void language plpgsql as $$
 begin
   perform set_config('lock_timeout', most, true);
 end $$;
 
--- Refuse a transaction that would not see what others committed while it waited for a lock. Procedures never begin one; see z-calls.sql.
+-- Refuse a transaction that would not see what others committed while it waited for a lock. Procedures never begin
+-- one; see z-calls.sql.
 create function redisjobs_f._need_read_committed() returns void language plpgsql as $$
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -74,9 +77,10 @@ begin
   end if;
 end $$;
 
--- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process. A line
--- feed in it stands as a private character, as in notices.py.
-create function redisjobs_f._tell(kind text, value text, process text default '') returns void language plpgsql as $$
+-- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one
+-- process. A line feed in it stands as a private character, as in notices.py.
+create function redisjobs_f._tell(kind text, value text, process text default '')
+  returns void language plpgsql as $$
 begin
   perform set_config('redisjobs.told', concat_ws(E'\n', nullif(current_setting('redisjobs.told', true), ''),
     replace(process || E'\t' || kind || E'\t' || value, E'\n', E'\U0010F00A')), true);

@@ -1,11 +1,12 @@
--- Children of jobs. All children of one step are a group. The field `child_of` of a child has the group's token, and the child's
--- index there. A call notes in `children` how those that it ends have ended, and counts them in their groups as its last act: so
--- it has a group locked for a short time, as children of one group may end at many workers at once. Whoever ends the last one
--- wakes the parent.
+-- Children of jobs. All children of one step are a group. The field `child_of` of a child has the group's token,
+-- and the child's index there. A call notes in `children` how those that it ends have ended, and counts them in
+-- their groups as its last act: so it has a group locked for a short time, as children of one group may end at
+-- many workers at once. Whoever ends the last one wakes the parent.
 
--- Add children of a running job, each once. `s` has their group (token, key and total), version, and pushes. Returns whether each
--- was added.
-create function redisjobs_f._add_children(job redisjobs.jobs, s jsonb, now_ms bigint) returns jsonb language plpgsql as $$
+-- Add children of a running job, each once. `s` has their group (token, key and total), version, and pushes.
+-- Returns whether each was added.
+create function redisjobs_f._add_children(job redisjobs.jobs, s jsonb, now_ms bigint)
+  returns jsonb language plpgsql as $$
 declare
   q constant text := job.queue;
   its_token constant text := s->'group'->>'token';
@@ -19,25 +20,30 @@ declare
 begin
   perform redisjobs_f._mark_stepped(job, s, now_ms);
   insert into redisjobs.groups values (q, its_token, job.id, its_key, total, total) on conflict do nothing;
-  insert into redisjobs.steps (queue, id, key, at_ms, how, value) values (q, job.id, its_key, now_ms, 'children', its_token)
+  insert into redisjobs.steps (queue, id, key, at_ms, how, value)
+  values (q, job.id, its_key, now_ms, 'children', its_token)
     on conflict do nothing;
   -- In one statement: one that was added before is a job then, or it has ended.
-  select array_agg(c.at order by c.at) filter (where c.is_free), array_agg(c.at order by c.at) filter (where not c.is_free),
+  select array_agg(c.at order by c.at) filter (where c.is_free),
+    array_agg(c.at order by c.at) filter (where not c.is_free),
     array_agg(c.at) filter (where c.is_free and c.id <> its_token || '-' || c.index)
   into wanted, taken, named from (
     select child.*, there.seq is null as is_free
     from (
-      select value->>'id' as id, value->'extra'->>'child_of' as child_of, redisjobs_f._index_of(value->'extra') as index, at::integer
+      select value->>'id' as id, value->'extra'->>'child_of' as child_of,
+        redisjobs_f._index_of(value->'extra') as index, at::integer
       from jsonb_array_elements(children) with ordinality each(value, at)
     ) child left join lateral (
       select j.seq, j.extra->>'child_of' as child_of from redisjobs.jobs j
       where j.queue = q and j.id = child.id and j.place not in ('completed', 'cancelled') limit 1) there on true
     where there.child_of is distinct from child.child_of and (
-      select c.state from redisjobs.children c where c.queue = q and c.token = its_token and c.index = child.index) is null
+      select c.state from redisjobs.children c where c.queue = q and c.token = its_token
+        and c.index = child.index) is null
   ) c;
   if named is not null then
     insert into redisjobs.children (queue, token, index, id)
-    select q, its_token, redisjobs_f._index_of(children->(n.at - 1)->'extra'), children->(n.at - 1)->>'id' from unnest(named) n(at)
+    select q, its_token, redisjobs_f._index_of(children->(n.at - 1)->'extra'), children->(n.at - 1)->>'id'
+    from unnest(named) n(at)
     on conflict do nothing;
   end if;
   if children @? '$[*].unique' then
@@ -46,9 +52,11 @@ begin
     added := redisjobs_f._add_plain(q, children, wanted, now_ms);
     taken := taken || array(select w.at from unnest(wanted) w(at) where w.at <> all (added));
   end if;
-  perform redisjobs_f._note_child(q, its_token, redisjobs_f._index_of(children->(t.at - 1)->'extra'), 'exists', null,
+  perform redisjobs_f._note_child(q, its_token, redisjobs_f._index_of(children->(t.at - 1)->'extra'), 'exists',
+    null,
     children->(t.at - 1)->>'id', null, null) from unnest(taken) t(at);
-  perform redisjobs_f._forget_end(q, children->(n.at - 1)->>'id') from unnest(named) n(at) where n.at = any (added);
+  perform redisjobs_f._forget_end(q, children->(n.at - 1)->>'id') from unnest(named) n(at)
+    where n.at = any (added);
   return (select coalesce(jsonb_agg(at = any (added) order by at), '[]')
     from generate_series(1, jsonb_array_length(children)) at);
 end $$;
@@ -59,8 +67,8 @@ begin
   return substring(fields->>'child_of' from ' ([0-9]{1,9})$');
 end $$;
 
--- Add children without unique keys, by their positions in `children`; return the positions of those that were added: the ids of
--- others are taken by now, or are there twice.
+-- Add children without unique keys, by their positions in `children`; return the positions of those that were
+-- added: the ids of others are taken by now, or are there twice.
 create function redisjobs_f._add_plain(q text, children jsonb, wanted integer[], now_ms bigint) returns integer[]
 language plpgsql as $$
 declare
@@ -70,20 +78,24 @@ declare
   added integer[] := wanted;
 begin
   with numbered as materialized (
-    select children->(w.at - 1) as job, redisjobs_f._due(children->(w.at - 1), now_ms) as due, nextval('redisjobs.line') as seq
+    select children->(w.at - 1) as job, redisjobs_f._due(children->(w.at - 1), now_ms) as due,
+      nextval('redisjobs.line') as seq
     from unnest(wanted) w(at)
   ), made as (
     insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, limit_key)
-    select n.seq, q, n.job->>'id', n.job->>'name', n.job->>'parameters', redisjobs_f._fields_of(n.job, n.due, now_ms),
+    select n.seq, q, n.job->>'id', n.job->>'name', n.job->>'parameters',
+      redisjobs_f._fields_of(n.job, n.due, now_ms),
       (n.job->>'rank')::smallint, case when n.due > now_ms then 'delayed' else 'ready' end, now_ms,
       case when n.due > now_ms then n.due end, n.job->>'limit_key'
     from numbered n order by n.seq
     on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing
     returning extra->>'child_of' as child_of, due_ms
   )
-  select array_agg(m.child_of), min(m.due_ms), bool_or(m.due_ms is null) into made, first_ms, any_ready from made m;
+  select array_agg(m.child_of), min(m.due_ms), bool_or(m.due_ms is null) into made, first_ms, any_ready
+  from made m;
   if coalesce(cardinality(made), 0) < cardinality(wanted) then
-    added := array(select w.at from unnest(wanted) w(at) where children->(w.at - 1)->'extra'->>'child_of' = any (made));
+    added := array(select w.at from unnest(wanted) w(at)
+      where children->(w.at - 1)->'extra'->>'child_of' = any (made));
   end if;
   perform redisjobs_f._count(q, 'pushed', cardinality(added));
   if any_ready then
@@ -96,8 +108,8 @@ begin
 end $$;
 
 -- Add children of which some have unique keys, one by one, as `_add_plain` does.
-create function redisjobs_f._add_keyed(q text, its_token text, children jsonb, wanted integer[], now_ms bigint) returns integer[]
-language plpgsql as $$
+create function redisjobs_f._add_keyed(q text, its_token text, children jsonb, wanted integer[], now_ms bigint)
+  returns integer[] language plpgsql as $$
 declare
   added integer[] := '{}';
   child jsonb;
@@ -118,20 +130,23 @@ begin
 end $$;
 
 -- Note how a child has ended.
-create function redisjobs_f._end_child(job redisjobs.jobs, state text, result jsonb) returns void language plpgsql as $$
+create function redisjobs_f._end_child(job redisjobs.jobs, state text, result jsonb)
+  returns void language plpgsql as $$
 declare
   refused constant text := nullif(result->>'refused', '');
 begin
-  perform redisjobs_f._note_child(job.queue, split_part(job.extra->>'child_of', ' ', 1), redisjobs_f._index_of(job.extra),
+  perform redisjobs_f._note_child(job.queue, split_part(job.extra->>'child_of', ' ', 1),
+    redisjobs_f._index_of(job.extra),
     case when state = 'completed' and refused is not null then 'refused' else state end,
     case when state = 'completed' and refused is null then result->>'value' end,
     case state when 'completed' then refused when 'dead' then job.extra->>'error' end,
-    case state when 'dead' then job.extra->>'error_type' end, case state when 'dead' then job.extra->>'reason' end);
+    case state when 'dead' then job.extra->>'error_type' end, case state when 'dead'
+      then job.extra->>'reason' end);
 end $$;
 
 -- Note the outcome of a child that has none yet, unless its parent has ended.
-create function redisjobs_f._note_child(q text, its_token text, its_index integer, its_state text, its_value text, its_error text,
-  its_error_type text, its_reason text) returns void language plpgsql as $$
+create function redisjobs_f._note_child(q text, its_token text, its_index integer, its_state text, its_value text,
+  its_error text, its_error_type text, its_reason text) returns void language plpgsql as $$
 begin
   insert into redisjobs.children as c (queue, token, index, state, value, error, error_type, reason)
   select q, its_token, its_index, its_state, its_value, its_error, its_error_type, its_reason
@@ -150,8 +165,8 @@ begin
     concat(current_setting('redisjobs.groups', true), its_token || ' ' || ended || E'\n'), true);
 end $$;
 
--- Count the children that this call has ended, and wake the parents that wait for no other. Returns whether it woke any. All calls
--- that may end jobs do this last.
+-- Count the children that this call has ended, and wake the parents that wait for no other. Returns whether it
+-- woke any. All calls that may end jobs do this last.
 create function redisjobs_f._count_children(q text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   noted constant text := coalesce(current_setting('redisjobs.groups', true), '');
@@ -178,9 +193,10 @@ begin
   return done <> '{}' and redisjobs_f._wake_parents(q, done, now_ms);
 end $$;
 
--- Wake the parents of these groups, which are over and locked, if they wait for them; forget those groups whose parents have
--- ended. Returns whether it woke any.
-create function redisjobs_f._wake_parents(q text, done redisjobs.groups[], now_ms bigint) returns boolean language plpgsql as $$
+-- Wake the parents of these groups, which are over and locked, if they wait for them; forget those groups whose
+-- parents have ended. Returns whether it woke any.
+create function redisjobs_f._wake_parents(q text, done redisjobs.groups[], now_ms bigint)
+  returns boolean language plpgsql as $$
 declare
   seqs bigint[];
   places integer[];  -- in `done`
@@ -204,7 +220,8 @@ begin
 end $$;
 
 -- Whether a job is suspended until all children of a group have ended.
-create function redisjobs_f._waits_for(job redisjobs.jobs, its_group redisjobs.groups) returns boolean language plpgsql as $$
+create function redisjobs_f._waits_for(job redisjobs.jobs, its_group redisjobs.groups)
+  returns boolean language plpgsql as $$
 begin
   return job.place = 'suspended' and substring(job.extra->>'waits' from '^[0-9]+ children (\S+)') = its_group.key
     and redisjobs_f._is_open(its_group);
@@ -217,8 +234,8 @@ begin
     and s.key = its_group.key and s.value = its_group.token);
 end $$;
 
--- Let the children of these groups be cancelled that have not ended; return the other groups. It locks none: who holds one may
--- wait for their parent.
+-- Let the children of these groups be cancelled that have not ended; return the other groups. It locks none: who
+-- holds one may wait for their parent.
 create function redisjobs_f._cancel_groups(q text, tokens text[]) returns text[] language plpgsql as $$
 declare
   others text[] := '{}';
@@ -289,7 +306,8 @@ begin
   return redisjobs_f._answer(to_jsonb(redisjobs_f._cancel_some(q, now_ms)));
 end $$;
 
-create function redisjobs_f._cancel_some(q text, now_ms bigint) returns boolean language plpgsql set lock_timeout = '2s' as $$
+create function redisjobs_f._cancel_some(q text, now_ms bigint)
+  returns boolean language plpgsql set lock_timeout = '2s' as $$
 declare
   one redisjobs.cancelling;
   its_group redisjobs.groups;
@@ -318,14 +336,16 @@ begin
   else
     delete from redisjobs.cancelling c where c.queue = q and c.token = one.token;
   end if;
-  perform redisjobs_f._touch_group(one.token, 0);  -- it goes if the last child has ended just as its parent was cancelled
+  -- it goes if the last child has ended just as its parent was cancelled
+  perform redisjobs_f._touch_group(one.token, 0);
   perform redisjobs_f._count_children(q, now_ms);
   return exists (select from redisjobs.cancelling c where c.queue = q);
 end $$;
 
 -- The children of a group that have not ended, or were not added yet: up to 100 indexes from one on.
-create function redisjobs_f._unended(its_group redisjobs.groups, next integer) returns table (index integer, id text)
-language plpgsql stable as $$
+create function redisjobs_f._unended(its_group redisjobs.groups, next integer)
+  returns table (index integer, id text)
+  language plpgsql stable as $$
 begin
   return query select i.n, coalesce(c.id, its_group.token || '-' || i.n)
     from generate_series(next, least(next + 100, its_group.total) - 1) i(n) left join lateral (
@@ -338,16 +358,19 @@ end $$;
 create function redisjobs_f._lock_groups_of(q text, seqs bigint[]) returns void language plpgsql as $$
 begin
   perform from (
-    select distinct split_part(j.extra->>'child_of', ' ', 1) as token from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    select distinct split_part(j.extra->>'child_of', ' ', 1) as token from unnest(seqs) s(seq)
+    join redisjobs.jobs j on j.seq = s.seq
     where j.extra ? 'child_of' order by 1
   ) its cross join lateral (select from redisjobs.groups g where g.queue = q and g.token = its.token for update) g;
 end $$;
 
--- Return how the children of a group have ended, from an index on: up to `most`, or about 1 MB. A row each of those that have, or
--- that have an id of their own. Meta: [id of the parent, key of the step, number of children, how many have not ended, the index to go
--- on at], or null.
-create function redisjobs_f.find_children(q text, given_ms bigint, its_token text, first integer, most integer) returns table (
-  meta text, index integer, id text, state text, value text, error text, error_type text, reason text) language plpgsql stable as $$
+-- Return how the children of a group have ended, from an index on: up to `most`, or about 1 MB. A row each of
+-- those that have, or that have an id of their own. Meta: [id of the parent, key of the step, number of children,
+-- how many have not ended, the index to go on at], or null.
+create function redisjobs_f.find_children(q text, given_ms bigint, its_token text, first integer, most integer)
+  returns table (meta text, index integer, id text, state text, value text, error text, error_type text,
+    reason text)
+  language plpgsql stable as $$
 #variable_conflict use_column
 declare
   its_group redisjobs.groups;

@@ -1,7 +1,7 @@
 -- Jobs end: done, cancelled or dead. What the queue retains stays, and waiting processes are notified.
 
--- End a job that is done or cancelled; keep it with these notes, if the queue keeps such jobs. `result`: what its worker
--- says about it: `keep_ms`, and `value` (a text of JSON) or `refused`.
+-- End a job that is done or cancelled; keep it with these notes, if the queue keeps such jobs. `result`: what its
+-- worker says about it: `keep_ms`, and `value` (a text of JSON) or `refused`.
 create function redisjobs_f._finish(job redisjobs.jobs, state text, notes jsonb, now_ms bigint,
   result jsonb default null, is_remembered boolean default true) returns void language plpgsql as $$
 begin
@@ -38,7 +38,8 @@ declare
     jsonb_build_object('priority', (array['high', 'normal', 'low'])[job.rank + 1]) || notes);
 begin
   update redisjobs.jobs j set
-    seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null, worker = null, deliveries = 0,
+    seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null,
+      worker = null, deliveries = 0,
     at_ms = 0, cancelling = false, was_alone = false, extra = fields,
     kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end,
     signals = case when state = 'dead' then job.signals end
@@ -74,7 +75,8 @@ begin
       case when refused = '' and state = 'dead' then coalesce(job.extra->>'error_type', '') else '' end,
       now_ms + keep_ms + least(keep_ms, 86400000)
     ) on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
-      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
+      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error,
+        excluded.error_type, excluded.until_ms);
     perform redisjobs_f._keep_reported(job, keep_ms, now_ms);
   end if;
   perform redisjobs_f._tell_waiters(job);

@@ -1,7 +1,7 @@
 -- How a job changes its place.
 
--- Note a new job that may be claimed, or when a job that waits for a time is due, if it is the first one from now on: not of all,
--- because dead rows of those that were due may lie there.
+-- Note a new job that may be claimed, or when a job that waits for a time is due, if it is the first one from now
+-- on: not of all, because dead rows of those that were due may lie there.
 create function redisjobs_f._announce(q text, due bigint, now_ms bigint) returns void language plpgsql as $$
 begin
   if due is null then
@@ -17,27 +17,33 @@ end $$;
 create function redisjobs_f._next_due(q text, from_ms bigint) returns bigint language plpgsql as $$
 begin
   return (select min(due_ms) from (
-    (select due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= from_ms order by due_ms limit 1)
+    (select due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= from_ms
+      order by due_ms limit 1)
     union all
-    (select due_ms from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= from_ms order by due_ms limit 1)
+    (select due_ms from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= from_ms
+      order by due_ms limit 1)
   ) first);
 end $$;
 
 -- Put a job at the end of its line, or with `due` in the future beside it until then.
-create function redisjobs_f._enqueue(q text, old_seq bigint, due bigint, now_ms bigint) returns void language plpgsql as $$
+create function redisjobs_f._enqueue(q text, old_seq bigint, due bigint, now_ms bigint)
+  returns void language plpgsql as $$
 declare
   later bigint := case when due > now_ms then due end;
 begin
   perform pg_current_xact_id();
-  update redisjobs.jobs set seq = nextval('redisjobs.line'), place = case when later is null then 'ready' else 'delayed' end,
-    since_ms = now_ms, due_ms = later, deliveries = 0, worker = null, at_ms = 0, cancelling = false, was_alone = false,
+  update redisjobs.jobs set seq = nextval('redisjobs.line'),
+    place = case when later is null then 'ready' else 'delayed' end,
+    since_ms = now_ms, due_ms = later, deliveries = 0, worker = null, at_ms = 0,
+    cancelling = false, was_alone = false,
     kind = null
   where seq = old_seq;
   perform redisjobs_f._announce(q, later, now_ms);
 end $$;
 
 -- Take a job from its worker, or out of a line. Workers claim it at its old place.
-create function redisjobs_f._hand_back(job redisjobs.jobs, counted integer, now_ms bigint) returns void language sql as $$
+create function redisjobs_f._hand_back(job redisjobs.jobs, counted integer, now_ms bigint)
+  returns void language sql as $$
   update redisjobs.jobs set place = 'returned', worker = null, deliveries = greatest(0, counted), at_ms = now_ms,
     history = job.history
   where seq = job.seq
@@ -54,8 +60,8 @@ begin
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 
--- Promote the jobs that are due from a time on, up to 500 delayed and 50 suspended ones, which take as long; return when
--- the next one is due.
+-- Promote the jobs that are due from a time on, up to 500 delayed and 50 suspended ones, which take as long;
+-- return when the next one is due.
 create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$
 declare
   next_ms constant bigint := redisjobs_f._next_due(q, due_from);
@@ -65,7 +71,8 @@ begin
   end if;
   perform pg_current_xact_id();
   with due as materialized (
-    select seq from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= due_from and due_ms <= now_ms
+    select seq from redisjobs.jobs where queue = q and place = 'delayed'
+      and due_ms >= due_from and due_ms <= now_ms
     order by due_ms, seq limit 500 for update skip locked
   ), numbered as materialized (
     select seq, nextval('redisjobs.line') as fresh from (
@@ -73,11 +80,13 @@ begin
     ) in_order
   )
   update redisjobs.jobs j set seq = n.fresh, since_ms = now_ms, due_ms = null,
-    place = case when exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id)
+    place = case when exists (select from redisjobs.rules r
+      where r.queue = q and r.kind = 'held' and r.name = j.id)
       then 'parked' else 'ready' end
   from numbered n where j.seq = n.seq;
   perform redisjobs_f._wake(q, array(
-    select seq from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= due_from and due_ms <= now_ms
+    select seq from redisjobs.jobs where queue = q and place = 'suspended'
+      and due_ms >= due_from and due_ms <= now_ms
     order by due_ms, seq limit 50 for update skip locked), null, null, now_ms);
   perform redisjobs_f._tell('ready', '');
   return redisjobs_f._next_due(q, due_from);

@@ -1,8 +1,9 @@
--- Tidying: parked jobs and lines that were left behind, children of cancelled parents, jobs whose retention has ended, rows that are over, counters.
+-- Tidying: parked jobs and lines that were left behind, children of cancelled parents, jobs whose retention has
+-- ended, rows that are over, counters.
 
--- One step of tidying. Answers {after: the duty and the place of the next step, '' at the end; trimmed: how many jobs were
--- deleted}. The place is numbers, or a line as JSON. The first step, of duty '', does nothing if a run began less than 55 s
--- ago.
+-- One step of tidying. Answers {after: the duty and the place of the next step, '' at the end; trimmed: how many
+-- jobs were deleted}. The place is numbers, or a line as JSON. The first step, of duty '', does nothing if a run
+-- began less than 55 s ago.
 create function redisjobs_f.tidy(q text, given_ms bigint, duty text, places bigint[], line text) returns text
 language plpgsql as $$
 declare
@@ -47,8 +48,8 @@ begin
   return found;
 end $$;
 
--- Delete up to 500 jobs of each state whose retention has ended, and some of what is over. `places`: of dead, completed and
--- cancelled jobs, up to which one there are more than are kept; none: they are looked up.
+-- Delete up to 500 jobs of each state whose retention has ended, and some of what is over. `places`: of dead,
+-- completed and cancelled jobs, up to which one there are more than are kept; none: they are looked up.
 create function redisjobs_f._trim(q text, places bigint[], now_ms bigint, out trimmed integer, out next_place text)
 language plpgsql as $$
 declare
@@ -98,7 +99,8 @@ begin
   for job in
     with oldest as materialized (
       select j.seq, j.since_ms from redisjobs.jobs j
-      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq limit 500
+      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+        order by j.seq limit 500
     ), over as materialized (
       select j.seq from oldest o cross join lateral (
         select each.seq from redisjobs.jobs each where each.seq = o.seq for update skip locked) j
@@ -147,8 +149,8 @@ begin
   return number;
 end $$;
 
--- Delete the processes that were noted an hour ago for a job that has ended: one was noted just as its job ended. Those that
--- still wait are looked at again an hour later.
+-- Delete the processes that were noted an hour ago for a job that has ended: one was noted just as its job ended.
+-- Those that still wait are looked at again an hour later.
 create function redisjobs_f._clear_waiters(q text, now_ms bigint) returns integer language plpgsql as $$
 declare
   number integer;
@@ -162,13 +164,15 @@ begin
   ), gone as (
     delete from redisjobs.waiters w where w.ctid = any (array(select o.ctid from old o where o.waits is null))
   ), still as (
-    update redisjobs.waiters w set at_ms = now_ms where w.ctid = any (array(select o.ctid from old o where o.waits))
+    update redisjobs.waiters w set at_ms = now_ms
+    where w.ctid = any (array(select o.ctid from old o where o.waits))
   )
   select count(*) into number from old;
   return number;
 end $$;
 
--- Whether anything has held a snapshot for half a minute: then rows that are deleted stay, and who looks walks over them.
+-- Whether anything has held a snapshot for half a minute: then rows that are deleted stay, and who looks walks
+-- over them.
 create function redisjobs_f._is_pinned() returns boolean language plpgsql stable as $$
 begin
   return redisjobs_f._pins(30000) <> '[]';
@@ -195,11 +199,12 @@ begin
   return number = 10000;
 end $$;
 
--- Fence the workers that run jobs, or have beaten, though the queue does not know them: their rows were deleted. `reclaim`
--- hands back their jobs, and forgets them.
+-- Fence the workers that run jobs, or have beaten, though the queue does not know them: their rows were deleted.
+-- `reclaim` hands back their jobs, and forgets them.
 create function redisjobs_f._fence_unknown(q text, now_ms bigint) returns void language plpgsql as $$
 begin
-  insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown on conflict do nothing;
+  insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown
+  on conflict do nothing;
 end $$;
 
 create function redisjobs_f._unknown(q text) returns text[] language plpgsql as $$
@@ -208,7 +213,8 @@ begin
     with recursive running (worker) as (
       (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running' order by j.worker limit 1)
       union all
-      select (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.worker > r.worker
+      select (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running'
+        and j.worker > r.worker
         order by j.worker limit 1) from running r where r.worker is not null
     )
     select each.id from (

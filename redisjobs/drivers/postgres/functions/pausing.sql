@@ -5,14 +5,16 @@ create function redisjobs_f.pause(q text, given_ms bigint, of_name text) returns
 begin
   perform redisjobs_f._lock(q);
   insert into redisjobs.rules (queue, kind, name, since_ms)
-    values (q, case when of_name = '' then 'queue' else 'name' end, of_name, redisjobs_f._now(given_ms)) on conflict do nothing;
+    values (q, case when of_name = '' then 'queue' else 'name' end, of_name, redisjobs_f._now(given_ms))
+      on conflict do nothing;
   if found and of_name = '' then
     perform redisjobs_f._tell('paused', '');
   end if;
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Let jobs start again. `unpark` hands the parked ones of a name back; until then, `resumed` tells the audit why they wait.
+-- Let jobs start again. `unpark` hands the parked ones of a name back; until then, `resumed` tells the audit why
+-- they wait.
 create function redisjobs_f.resume(q text, given_ms bigint, of_name text) returns text language plpgsql as $$
 begin
   perform redisjobs_f._lock(q);
@@ -21,7 +23,8 @@ begin
   if found and of_name = '' then
     perform redisjobs_f._tell('resumed', '');
   elsif found then
-    insert into redisjobs.settings (queue, name, value, at_ms) values (q, 'resumed', of_name, redisjobs_f._now(given_ms))
+    insert into redisjobs.settings (queue, name, value, at_ms)
+    values (q, 'resumed', of_name, redisjobs_f._now(given_ms))
       on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
     perform redisjobs_f._give_turns(q, of_name, redisjobs_f._now(given_ms));
   end if;
@@ -62,9 +65,10 @@ begin
   if job.place is null or job.place in ('running', 'dead') then
     return coalesce(upper(job.place), 'NOT_FOUND');
   end if;
-  insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job_id, now_ms) on conflict do nothing;
-  -- A delayed job is parked when it is due, one in a limit's line when it has its turn. A claim ends one whose cancel was
-  -- asked for, so it stays where claims look.
+  insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job_id, now_ms)
+  on conflict do nothing;
+  -- A delayed job is parked when it is due, one in a limit's line when it has its turn. A claim ends one whose
+  -- cancel was asked for, so it stays where claims look.
   if job.place in ('ready', 'returned', 'alone') and not job.cancelling then
     perform redisjobs_f._park(job, now_ms);
     if job.place in ('returned', 'alone') then
@@ -99,7 +103,8 @@ begin
     or exists (select from redisjobs.rules r where r.queue = job.queue and r.kind = 'name' and r.name = job.name);
 end $$;
 
--- Make parked jobs ready that may start again; a step. Answers where the next step begins: a rank and a place in line, or ''.
+-- Make parked jobs ready that may start again; a step. Answers where the next step begins: a rank and a place in
+-- line, or ''.
 create function redisjobs_f.unpark(q text, given_ms bigint, after_rank smallint, after_seq bigint) returns text
 language plpgsql as $$
 begin
@@ -116,17 +121,20 @@ declare
 begin
   with looked as materialized (
     select j from redisjobs.jobs j
-    where j.queue = q and j.place = 'parked' and (j.rank, j.seq) > (after_rank, after_seq) order by j.rank, j.seq limit 500
+    where j.queue = q and j.place = 'parked' and (j.rank, j.seq) > (after_rank, after_seq)
+      order by j.rank, j.seq limit 500
   ), free as materialized (  -- others, which a transaction is just changing, have their turn a minute later
     select l.j from looked l cross join lateral (
       select from redisjobs.jobs each where each.seq = (l.j).seq and each.place is not distinct from 'parked'
       for no key update skip locked) mine
     where not redisjobs_f._may_not_start(l.j)
   ), freed as (
-    update redisjobs.jobs job set place = 'returned', at_ms = now_ms from free f where job.seq = (f.j).seq returning job.seq
+    update redisjobs.jobs job set place = 'returned', at_ms = now_ms from free f
+    where job.seq = (f.j).seq returning job.seq
   )
   select (select count(*) from freed),
-    case when count(*) = 500 then (array_agg((j).rank || ' ' || (j).seq order by (j).rank desc, (j).seq desc))[1] else '' end
+    case when count(*) = 500 then (array_agg((j).rank || ' ' || (j).seq order by (j).rank desc, (j).seq desc))[1]
+    else '' end
   into unparked, after from looked;
   if unparked > 0 then
     perform redisjobs_f._tell('released', unparked::text);

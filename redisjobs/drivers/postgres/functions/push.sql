@@ -1,23 +1,23 @@
 -- Pushes. A job is JSON: id, name, parameters, rank; where needed nonce, limit_key, extra (other fields), unique,
--- unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or at (ms), expires_in (ms),
--- sent (ms: when it was first sent).
+-- unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or at (ms), expires_in
+-- (ms), sent (ms: when it was first sent).
 
 create function redisjobs_f._due(job jsonb, now_ms bigint) returns bigint language sql immutable as $$
   select coalesce((job->>'at')::bigint, ceil(now_ms + (job->>'after')::double precision)::bigint)
 $$;
 
--- Whether the first try of a push comes so long after it was sent, or seems to, that its job may have ended and been
--- forgotten: its client has tried it again since. Then nothing is written.
+-- Whether the first try of a push comes so long after it was sent, or seems to, that its job may have ended and
+-- been forgotten: its client has tried it again since. Then nothing is written.
 create function redisjobs_f._is_late(sent_ms bigint, now_ms bigint) returns boolean language plpgsql as $$
 begin
   return coalesce(sent_ms < now_ms - 30000, false);
 end $$;
 
--- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`. With it
--- the call waits for no other transaction for long: it fails, or with `apart` the answer for what has to wait is BUSY.
--- Answers, in order: a word each, or a word and the id of the unique key's holder.
-create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean, sent_ms bigint default null,
-  apart boolean default false) returns text language plpgsql as $$
+-- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see
+-- `_is_late`. With it the call waits for no other transaction for long: it fails, or with `apart` the answer for
+-- what has to wait is BUSY. Answers, in order: a word each, or a word and the id of the unique key's holder.
+create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean,
+  sent_ms bigint default null, apart boolean default false) returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answers jsonb := '[]';
@@ -88,8 +88,8 @@ begin
   answers := to_jsonb(found_all);
 end $$;
 
--- Return jobs with their places in line and in the call, in the order of their unique keys: so calls that take several keys don't
--- wait for each other. An id that comes twice is for the first job that has it.
+-- Return jobs with their places in line and in the call, in the order of their unique keys: so calls that take
+-- several keys don't wait for each other. An id that comes twice is for the first job that has it.
 create function redisjobs_f._in_order(jobs jsonb) returns table (job jsonb, at bigint) language plpgsql as $$
 declare
   any_twice constant boolean := (select count(distinct value->>'id') < count(*) from jsonb_array_elements(jobs));
@@ -99,7 +99,8 @@ begin
       select value || jsonb_build_object('seq', nextval('redisjobs.line')) as job, ordinality as at
       from jsonb_array_elements(jobs) with ordinality
     )
-    select n.job, n.at from numbered n order by case when not any_twice then n.job->>'unique' end collate "C" nulls first, n.at;
+    select n.job, n.at from numbered n order by case when not any_twice
+      then n.job->>'unique' end collate "C" nulls first, n.at;
 end $$;
 
 -- Return the place in line of a new job.
@@ -117,9 +118,10 @@ begin
   end if;
 end $$;
 
--- Return whether a push, or its id, is known: REPEATED, EXISTS or null. `added` has the ids that this call has added.
-create function redisjobs_f._met(q text, job jsonb, one text, added text[], was_refused boolean, now_ms bigint) returns text
-language plpgsql as $$
+-- Return whether a push, or its id, is known: REPEATED, EXISTS or null. `added` has the ids that this call has
+-- added.
+create function redisjobs_f._met(q text, job jsonb, one text, added text[], was_refused boolean, now_ms bigint)
+  returns text language plpgsql as $$
 declare
   job_id text := job->>'id';
   there redisjobs.jobs;
@@ -130,7 +132,8 @@ begin
   return case
     when not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then 'REPEATED'
     when there.id is null then null
-    when not job_id = any(added) and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce') then 'REPEATED'
+    when not job_id = any(added) and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce')
+      then 'REPEATED'
     else 'EXISTS' end;
 end $$;
 
@@ -169,7 +172,8 @@ end $$;
 
 create function redisjobs_f._unpush(q text, job jsonb) returns void language plpgsql as $$
 begin
-  delete from redisjobs.jobs j where j.queue = q and j.id = job->>'id' and j.place not in ('completed', 'cancelled');
+  delete from redisjobs.jobs j where j.queue = q and j.id = job->>'id'
+    and j.place not in ('completed', 'cancelled');
   delete from redisjobs.uniques u where u.queue = q and u.key = job->>'unique' and u.id = job->>'id';
   perform redisjobs_f._count(q, 'pushed', -1);
 end $$;
@@ -182,10 +186,10 @@ begin
   return holder = '' or redisjobs_f._replaceable(q, holder, job);
 end $$;
 
--- Whether the job that holds a new job's unique key waits, and is to be replaced. What a job has saved is not for other
--- parameters, and a child waits for its parent alone. Its row is locked then, and only then: the
--- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has started
--- would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
+-- Whether the job that holds a new job's unique key waits, and is to be replaced. What a job has saved is not for
+-- other parameters, and a child waits for its parent alone. Its row is locked then, and only then: the
+-- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has
+-- started would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
 create function redisjobs_f._replaceable(q text, holder text, job jsonb) returns boolean language plpgsql as $$
 begin
   if not job ? 'replace' then
@@ -204,8 +208,8 @@ exception when no_data_found then
   return false;
 end $$;
 
--- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of `parent`
--- counts as free: that job ends, and pushes this one.
+-- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of
+-- `parent` counts as free: that job ends, and pushes this one.
 create function redisjobs_f._add(q text, job jsonb, now_ms bigint, parent text default '',
   out word text, out holder text) language plpgsql as $$
 declare
@@ -227,16 +231,19 @@ begin
     word := 'REPLACED';
     return;
   end if;
-  if holder <> '' and job ? 'replace' then  -- it may have been claimed since, or have ended, and hold no key any more
+  -- it may have been claimed since, or have ended, and hold no key any more
+  if holder <> '' and job ? 'replace' then
     holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   end if;
   if holder <> '' then
     word := 'DUPLICATE';
     return;
   end if;
-  insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
+  insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms,
+    due_ms, nonce, unique_key,
     limit_key)
-  values (redisjobs_f._place_of(job), q, job->>'id', job->>'name', job->>'parameters', fields, (job->>'rank')::smallint,
+  values (redisjobs_f._place_of(job), q, job->>'id', job->>'name', job->>'parameters', fields,
+    (job->>'rank')::smallint,
     case when due is null then 'ready' else 'delayed' end, now_ms, due, job->>'nonce',
     case when not job ? 'unique_for' then job->>'unique' end, job->>'limit_key')
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
@@ -246,7 +253,8 @@ begin
     return;
   end if;
   -- Not if this push's own job has ended since `_push` looked: its result stays.
-  if job ? 'nonce' and redisjobs_f._remembered(q, 'ended', (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
+  if job ? 'nonce' and redisjobs_f._remembered(q, 'ended',
+    (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
     perform redisjobs_f._forget_end(q, job->>'id');
   end if;
   perform redisjobs_f._count(q, 'pushed');
@@ -254,9 +262,11 @@ begin
   word := 'OK';
 end $$;
 
-create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint) returns jsonb language sql immutable as $$
+create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint)
+  returns jsonb language sql immutable as $$
   select nullif(coalesce(job->'extra', '{}')
-    || case when job ? 'expires_in' then jsonb_build_object('expires_at', (now_ms + (job->>'expires_in')::bigint)::text)
+    || case when job ? 'expires_in' then jsonb_build_object('expires_at',
+      (now_ms + (job->>'expires_in')::bigint)::text)
        else '{}' end
     || case when job ? 'unique_for' then jsonb_build_object('window', job->>'unique') else '{}' end
     || case when due > now_ms and not coalesce(job->'extra' ? 'queued_at', false)
@@ -267,7 +277,8 @@ $$;
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
-  update redisjobs.jobs j set seq = redisjobs_f._place_of(job), name = job->>'name', parameters = job->>'parameters',
+  update redisjobs.jobs j set seq = redisjobs_f._place_of(job), name = job->>'name',
+    parameters = job->>'parameters',
     rank = (job->>'rank')::smallint, limit_key = job->>'limit_key',
     unique_key = case when not job ? 'unique_for' then job->>'unique' end,
     extra = coalesce(fields, '{}') || jsonb_strip_nulls(jsonb_build_object('attempt', j.extra->>'attempt',
@@ -308,7 +319,8 @@ begin
     insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, limit_key)
     select g.seq, q, g.id, g.name, g.parameters,
       case when g.expires_in is null and not coalesce(g.wanted_ms > now_ms, false) then g.extra
-        else redisjobs_f._fields_of(jsonb_strip_nulls(jsonb_build_object('extra', g.extra, 'expires_in', g.expires_in)),
+        else redisjobs_f._fields_of(jsonb_strip_nulls(jsonb_build_object('extra', g.extra,
+          'expires_in', g.expires_in)),
           g.wanted_ms, now_ms) end,
       g.rank, case when g.wanted_ms > now_ms then 'delayed' else 'ready' end, now_ms,
       case when g.wanted_ms > now_ms then g.wanted_ms end, g.limit_key
@@ -316,13 +328,15 @@ begin
     on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing
     returning id, due_ms
   )
-  select coalesce(array_agg(id), '{}'), min(due_ms), bool_or(due_ms is null) into added, first_ms, any_ready from made;
+  select coalesce(array_agg(id), '{}'), min(due_ms), bool_or(due_ms is null) into added, first_ms, any_ready
+  from made;
   -- The keys as one array: joined with the ids, all rows of the ledger were compared with each.
   select array_agg(distinct substr(l.key, 7, length(l.key) - 7)) into twice from redisjobs.ledger l
   where l.queue = q and l.key = any (array(select 'ended ' || id || ' ' from unnest(added) as made(id)))
     and l.until_ms > now_ms;
   if twice is not null then  -- an earlier try of this push, or a later one, came first, and the job has ended
-    delete from redisjobs.jobs j where j.queue = q and j.id = any(twice) and j.place not in ('completed', 'cancelled');
+    delete from redisjobs.jobs j where j.queue = q and j.id = any(twice)
+      and j.place not in ('completed', 'cancelled');
   end if;
   perform redisjobs_f._count(q, 'pushed', cardinality(added) - coalesce(cardinality(twice), 0));
   if any_ready then
@@ -335,7 +349,8 @@ begin
     return redisjobs_f._answer('"OK"');
   end if;
   return redisjobs_f._answer((
-    select jsonb_agg(case when earlier > 0 then 'EXISTS' when id = any(twice) or not id = any(added) then 'REPEATED'
+    select jsonb_agg(case when earlier > 0 then 'EXISTS' when id = any(twice)
+      or not id = any(added) then 'REPEATED'
       else 'OK' end order by at)
     from (select id, at, row_number() over (partition by id order by at) - 1 as earlier
       from unnest(ids) with ordinality as job(id, at)) numbered

@@ -1,7 +1,7 @@
--- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete, Hold,
--- Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its place in line),
--- ended (whether jobs that ended and were kept count, too), from_step ('' for all steps), and skips (whether it may be left out
--- if it has to wait for another transaction).
+-- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete,
+-- Hold, Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its
+-- place in line), ended (whether jobs that ended and were kept count, too), from_step ('' for all steps), and
+-- skips (whether it may be left out if it has to wait for another transaction).
 
 -- Make one change. Answers a word. It does not wait for long: the transaction of a push may have locked the job.
 create function redisjobs_f.change(q text, given_ms bigint, change jsonb) returns text
@@ -16,8 +16,9 @@ begin
   return redisjobs_f._answer(to_jsonb(word));
 end $$;
 
--- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
--- already can't be settled meanwhile. BUSY: another transaction has locked the job; the other changes are made.
+-- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are
+-- locked already can't be settled meanwhile. BUSY: another transaction has locked the job; the other changes are
+-- made.
 create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
@@ -64,7 +65,8 @@ declare
   change jsonb;
 begin
   seqs := redisjobs_f._lock_by_id(q, array(select value->>'id' from jsonb_array_elements(changes)));
-  perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
+  perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes)
+    where value->>'do' = 'Cancel'));
   if exists (select from jsonb_array_elements(changes) where value->>'do' = 'Requeue') then
     perform redisjobs_f._lock_groups_of(q, seqs);
   end if;
@@ -78,7 +80,8 @@ end $$;
 create function redisjobs_f._lock_by_id(q text, ids text[]) returns bigint[] language plpgsql as $$
 begin
   return array(select j.seq from redisjobs.jobs j
-    where j.queue = q and j.place not in ('completed', 'cancelled') and j.id = any (ids) order by j.seq for update);
+    where j.queue = q and j.place not in ('completed', 'cancelled') and j.id = any (ids)
+      order by j.seq for update);
 end $$;
 
 -- Lock the beats of the workers that run these jobs.
@@ -91,7 +94,8 @@ begin
   order by b.id for update;
 end $$;
 
--- Make a change, once: a call that is repeated, as its answer was lost, gets the same answer. It may even wait for the first one.
+-- Make a change, once: a call that is repeated, as its answer was lost, gets the same answer. It may even wait for
+-- the first one.
 create function redisjobs_f._change(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   word text := redisjobs_f._remembered(q, 'change', change->>'nonce', now_ms);
@@ -151,7 +155,8 @@ begin
   return 'CANCELLING';
 end $$;
 
--- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, INDEPENDENT, NOT_FOUND, DUPLICATE or NO_STEP.
+-- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, INDEPENDENT, NOT_FOUND,
+-- DUPLICATE or NO_STEP.
 create function redisjobs_f._requeue(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   job redisjobs.jobs := redisjobs_f._locked(q, change->>'id');
@@ -173,7 +178,8 @@ begin
       return 'DUPLICATE';
     end if;
     job.extra := redisjobs_f._go_back(job, change->>'from_step');
-    if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then  -- its parent has gone on: it is a job by itself
+    -- its parent has gone on: it is a job by itself
+    if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then
       job.extra := job.extra - 'child_of';
       job.history := redisjobs_f._add_line(job.history,
         redisjobs_f._event(now_ms, 'independent', '', '', 'its parent had gone on'));
@@ -198,7 +204,8 @@ language plpgsql as $$
 begin
   update redisjobs.jobs j set history = job.history, unique_key = job.unique_key, parameters = job.parameters,
     limit_key = job.limit_key,
-    extra = nullif(job.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
+    extra = nullif(job.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint',
+      'failed_at', 'worker',
       'deliveries', 'priority', 'attempt', 'unknown_since', 'expires_at', 'started_at', 'suspended_at',
       'waits', 'window', 'finished_at',
       'ran_ms'], '{}')
@@ -208,7 +215,8 @@ begin
   perform redisjobs_f._count(job.queue, 'requeued');
 end $$;
 
--- Return a job's history, with how it ended, and that it is requeued: with its old parameters if it gets other ones.
+-- Return a job's history, with how it ended, and that it is requeued: with its old parameters if it gets other
+-- ones.
 create function redisjobs_f._story(job redisjobs.jobs, is_edited boolean, now_ms bigint) returns text
 language plpgsql as $$
 declare
@@ -240,8 +248,8 @@ begin
   return 'OK';
 end $$;
 
--- Steps through dead letters, the newest first. `wanted` is as for `_step`. Each answers {after, ids, duplicates}: where the
--- next step begins, '' at the end. The first step only says where to begin.
+-- Steps through dead letters, the newest first. `wanted` is as for `_step`. Each answers {after, ids, duplicates}:
+-- where the next step begins, '' at the end. The first step only says where to begin.
 
 -- Requeue up to 200; the first after `wait_ms`, the others `pause_ms` after one another.
 create function redisjobs_f.requeue_all(q text, given_ms bigint, wanted jsonb, after_seq bigint,
@@ -257,7 +265,8 @@ declare
   duplicates integer := 0;
 begin
   select coalesce(jsonb_agg(jsonb_build_object('id', j.id, 'key', j.seq::text, 'skips', true)
-    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
+    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children
+      from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   perform redisjobs_f._lock_jobs(step.seqs);
   perform redisjobs_f._hurry('5ms');
   if has_children then
@@ -297,16 +306,19 @@ begin
   return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', 0));
 end $$;
 
--- Return the letters of a step, up to 200, and where the next one begins; without `after_seq` none, and where to begin.
+-- Return the letters of a step, up to 200, and where the next one begins; without `after_seq` none, and where to
+-- begin.
 create function redisjobs_f._letters(q text, wanted jsonb, after_seq bigint, now_ms bigint, out seqs bigint[],
   out after text) language plpgsql as $$
 declare
-  state constant text := 'dead';  -- not in the query, where the index of kinds might be taken, which has no such order
+  -- not in the query, where the index of kinds might be taken, which has no such order
+  state constant text := 'dead';
 begin
   if after_seq is null then
     seqs := '{}';
     select '0 ' || -j.seq - 1 into after from redisjobs.jobs j
-      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq desc limit 1;
+      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+        order by j.seq desc limit 1;
   else
     select s.seqs, s.after into seqs, after
       from redisjobs_f._step(q, 'dead', 0, after_seq, wanted, 200, now_ms) s;

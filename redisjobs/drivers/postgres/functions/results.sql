@@ -1,15 +1,16 @@
 -- A process asks how jobs have ended, and waits for those that have not.
 
--- Return the status of jobs, in order, a list each: ending, place, keep_ms, progress, value, error, error_type, traceback,
--- reason. Once the answer has some 4 MB, the ending of the others is LATER.
+-- Return the status of jobs, in order, a list each: ending, place, keep_ms, progress, value, error, error_type,
+-- traceback, reason. Once the answer has some 4 MB, the ending of the others is LATER.
 create function redisjobs_f.status(q text, given_ms bigint, ids text[]) returns text language plpgsql stable as $$
 begin
   return redisjobs_f._answer(redisjobs_f._status_of(q, ids, redisjobs_f._now(given_ms)));
 end $$;
 
--- Note a process for those of the jobs that have not ended, and return the status of all, as they are after that. Not a part
--- of `status`: who reads may not write.
-create function redisjobs_f.await(q text, given_ms bigint, ids text[], process text) returns text language plpgsql as $$
+-- Note a process for those of the jobs that have not ended, and return the status of all, as they are after that.
+-- Not a part of `status`: who reads may not write.
+create function redisjobs_f.await(q text, given_ms bigint, ids text[], process text)
+  returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
 begin
@@ -17,18 +18,21 @@ begin
   return redisjobs_f._answer(redisjobs_f._status_of(q, ids, now_ms));
 end $$;
 
-create function redisjobs_f._status_of(q text, ids text[], now_ms bigint) returns jsonb language plpgsql stable as $$
+create function redisjobs_f._status_of(q text, ids text[], now_ms bigint)
+  returns jsonb language plpgsql stable as $$
 declare
   found jsonb;
 begin
-  select jsonb_agg(case when s.before < 4194304 then s.status else '["LATER", "", null, "", "", "", "", "", ""]' end
+  select jsonb_agg(case when s.before < 4194304 then s.status
+    else '["LATER", "", null, "", "", "", "", "", ""]' end
     order by s.n) into found
   from (
     select a.n, coalesce(sum(octet_length(concat(kept.value, progress.value, job.extra->>'traceback')))
         over (order by a.n rows between unbounded preceding and 1 preceding), 0) as before,
       case
         when job.place = 'dead' then redisjobs_f._as_dead(job.extra, progress.value)
-        when job.seq is not null then jsonb_build_array('PENDING', case when job.place in ('delayed', 'suspended') then job.place
+        when job.seq is not null then jsonb_build_array('PENDING', case
+          when job.place in ('delayed', 'suspended') then job.place
           else (array['high', 'normal', 'low'])[job.rank + 1] end, redisjobs_f._kept_ms(job),
           coalesce(progress.value, ''), '', '', '', '', '')
         when kept.value is not null and kept.value_until_ms > now_ms then jsonb_build_array('COMPLETED', '', null,
@@ -62,8 +66,8 @@ begin
   ), 'NOT_FOUND');
 end $$;
 
--- Note a process that waits for jobs which have not ended. A job keeps the last 100 processes. A job that just ends either
--- finds the process, or its end is seen after this. Not durable: a process asks again now and then.
+-- Note a process that waits for jobs which have not ended. A job keeps the last 100 processes. A job that just
+-- ends either finds the process, or its end is seen after this. Not durable: a process asks again now and then.
 create function redisjobs_f._await(q text, ids text[], of_process text, now_ms bigint) returns void
 language plpgsql as $$
 declare
@@ -92,12 +96,13 @@ begin
     select true from redisjobs.waiters w where w.queue = q and w.id = a.id and w.process = of_process) is null);
 end $$;
 
--- Wait for the ends of jobs that are being settled, for a moment; and let no other job end until this has committed.
--- Claims pass by the locks of this kind.
+-- Wait for the ends of jobs that are being settled, for a moment; and let no other job end until this has
+-- committed. Claims pass by the locks of this kind.
 create function redisjobs_f._lock_pending(q text, ids text[]) returns void
 language plpgsql set lock_timeout = '500ms' as $$
 begin
-  perform from redisjobs.jobs j where j.queue = q and j.id = any (ids) and j.place not in ('completed', 'cancelled')
+  perform from redisjobs.jobs j where j.queue = q and j.id = any (ids)
+    and j.place not in ('completed', 'cancelled')
     and j.place <> 'dead' order by j.id for key share;
 exception when lock_not_available or deadlock_detected then
   null;

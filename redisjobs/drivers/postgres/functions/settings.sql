@@ -45,16 +45,19 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Find the workers of a queue, 100 in a step, after an id. Answers {workers: [id, seconds that its lease still lasts, facts],
--- after: where the next step begins, '' at the end}.
-create function redisjobs_f.find_workers(q text, given_ms bigint, after text) returns text language plpgsql stable as $$
+-- Find the workers of a queue, 100 in a step, after an id. Answers {workers: [id, seconds that its lease still
+-- lasts, facts], after: where the next step begins, '' at the end}.
+create function redisjobs_f.find_workers(q text, given_ms bigint, after text)
+  returns text language plpgsql stable as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answer jsonb;
 begin
-  select jsonb_build_object('after', case when count(*) = 100 then max(page.id) else '' end, 'workers', coalesce(jsonb_agg(
+  select jsonb_build_object('after', case when count(*) = 100 then max(page.id) else '' end,
+    'workers', coalesce(jsonb_agg(
       jsonb_build_array(page.id, coalesce((beat).until_ms - now_ms, 0) / 1000.0,
-        coalesce((beat).facts, '{}') || jsonb_build_object('wish', coalesce((beat).wish, ''))) order by page.id), '[]'))
+        coalesce((beat).facts, '{}') || jsonb_build_object('wish', coalesce((beat).wish, '')))
+        order by page.id), '[]'))
   into answer from (
     select w.id, (select b from redisjobs.beats b where b.queue = q and b.id = w.id) as beat
     from redisjobs.workers w where w.queue = q and w.id > after order by w.id limit 100

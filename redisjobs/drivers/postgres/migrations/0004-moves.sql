@@ -11,9 +11,11 @@ create table redisjobs.taken (
   taken_ms bigint not null,
   name text collate "C" not null, parameters text not null, extra jsonb, nonce text collate "C",
   unique_key text collate "C", limit_key text collate "C", history text,
-  steps jsonb,                              -- what it has saved, a list; each like a row of the table `steps`; null: nothing
+  -- what it has saved, a list; each like a row of the table `steps`; null: nothing
+  steps jsonb,
   signals jsonb,                            -- like those of a job
-  children jsonb,                           -- by token, how the children have ended: a list of state, value, error and error type each
+  -- by token, how the children have ended: a list of state, value, error and error type each
+  children jsonb,
   primary key (queue, place)
 );
 

@@ -5,8 +5,8 @@ local function restrictions()
   local paused_names = KEYS['paused:names']
   if redis.call('EXISTS', KEYS.paused, paused_names, KEYS.held, KEYS.limits) == 0 then return nil end
   expect('hash', paused_names, KEYS.held, KEYS.limits)
-  local restricted = {all = redis.call('EXISTS', KEYS.paused) == 1,
-    limited = redis.call('EXISTS', KEYS.limits) == 1}
+  local restricted =
+    {all = redis.call('EXISTS', KEYS.paused) == 1, limited = redis.call('EXISTS', KEYS.limits) == 1}
   if redis.call('EXISTS', paused_names, KEYS.held) == 0 then return restricted end
   restricted.job = function(id, fields) return may_not_start(id, fields) end
   return restricted

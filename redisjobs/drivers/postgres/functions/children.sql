@@ -1,10 +1,12 @@
--- Children of jobs. All children of one step are a group. The field `child_of` of a child has the group's token,
--- and the child's index there. A call notes in `children` how those that it ends have ended, and counts them in
--- their groups as its last act: so it has a group locked for a short time, as children of one group may end at
--- many workers at once. Whoever ends the last one wakes the parent.
+-- Children of jobs. All children of one step form a group. The field `child_of` of a child has the group's token
+-- and the child's index in the group.
+--
+-- A call notes in `children` how the children that it ends have ended. It counts them in their groups as its last
+-- act, so it locks a group only for a short time. That matters because many workers may end children of one group
+-- at once. The call that ends the last child wakes the parent.
 
 -- Add children of a running job, each once. `s` has their group (token, key and total), version, and pushes.
--- Returns whether each was added.
+-- Return for each whether it was added.
 create function redisjobs_f._add_children(job redisjobs.jobs, s jsonb, now_ms bigint)
   returns jsonb language plpgsql as $$
 declare
@@ -16,14 +18,14 @@ declare
   wanted integer[];
   added integer[] := '{}';
   taken integer[];
-  named integer[];  -- those of the wanted ones that have ids of their own
+  named integer[];  -- positions of wanted children that have ids of their own
 begin
   perform redisjobs_f._mark_stepped(job, s, now_ms);
   insert into redisjobs.groups values (q, its_token, job.id, its_key, total, total) on conflict do nothing;
   insert into redisjobs.steps (queue, id, key, at_ms, how, value)
   values (q, job.id, its_key, now_ms, 'children', its_token)
     on conflict do nothing;
-  -- In one statement: one that was added before is a job then, or it has ended.
+  -- In one statement, so that a child that was added before is either a job or has an outcome.
   select array_agg(c.at order by c.at) filter (where c.is_free),
     array_agg(c.at order by c.at) filter (where not c.is_free),
     array_agg(c.at) filter (where c.is_free and c.id <> its_token || '-' || c.index)
@@ -67,8 +69,8 @@ begin
   return substring(fields->>'child_of' from ' ([0-9]{1,9})$');
 end $$;
 
--- Add children without unique keys, by their positions in `children`; return the positions of those that were
--- added: the ids of others are taken by now, or are there twice.
+-- Add children without unique keys, by their positions in `children`. Return the positions of added children. A
+-- child is not added if its id is taken by now, or comes twice.
 create function redisjobs_f._add_plain(q text, children jsonb, wanted integer[], now_ms bigint) returns integer[]
 language plpgsql as $$
 declare
@@ -107,7 +109,7 @@ begin
   return added;
 end $$;
 
--- Add children of which some have unique keys, one by one, as `_add_plain` does.
+-- Add children one by one, because some of them have unique keys. The answer is that of `_add_plain`.
 create function redisjobs_f._add_keyed(q text, its_token text, children jsonb, wanted integer[], now_ms bigint)
   returns integer[] language plpgsql as $$
 declare
@@ -158,15 +160,15 @@ begin
   end if;
 end $$;
 
--- Note that this call is to count children of a group as ended, and to look whether all have.
+-- Note that this call has to count ended children of a group, and to check whether all have ended.
 create function redisjobs_f._touch_group(its_token text, ended integer) returns void language plpgsql as $$
 begin
   perform set_config('redisjobs.groups',
     concat(current_setting('redisjobs.groups', true), its_token || ' ' || ended || E'\n'), true);
 end $$;
 
--- Count the children that this call has ended, and wake the parents that wait for no other. Returns whether it
--- woke any. All calls that may end jobs do this last.
+-- Count the children that this call has ended, and wake parents that wait for no other child. Return whether it
+-- woke any. Every call that may end jobs does this last.
 create function redisjobs_f._count_children(q text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   noted constant text := coalesce(current_setting('redisjobs.groups', true), '');
@@ -193,20 +195,20 @@ begin
   return done <> '{}' and redisjobs_f._wake_parents(q, done, now_ms);
 end $$;
 
--- Wake the parents of these groups, which are over and locked, if they wait for them; forget those groups whose
--- parents have ended. Returns whether it woke any.
+-- Wake the parents of these groups if they wait for them. The groups are over, and locked. Forget groups whose
+-- parents have ended. Return whether it woke any.
 create function redisjobs_f._wake_parents(q text, done redisjobs.groups[], now_ms bigint)
   returns boolean language plpgsql as $$
 declare
   seqs bigint[];
-  places integer[];  -- in `done`
+  places integer[];  -- positions in `done`
 begin
   select array_agg((j.job).seq order by (j.job).seq), array_agg(d.n order by (j.job).seq) into seqs, places
   from generate_subscripts(done, 1) d(n) cross join lateral (
     select each as job from redisjobs.jobs each
     where each.queue = q and each.id = done[d.n].parent and each.place not in ('completed', 'cancelled') limit 1) j
   where redisjobs_f._waits_for(j.job, done[d.n]);
-  perform redisjobs_f._lock_jobs(seqs);  -- out of order, after the groups
+  perform redisjobs_f._lock_jobs(seqs);  -- out of order: after the groups
   select coalesce(array_agg(j.seq order by s.n), '{}'), array_agg(s.place order by s.n) into seqs, places
   from unnest(seqs, places) with ordinality s(seq, place, n) join redisjobs.jobs j on j.seq = s.seq
   where redisjobs_f._waits_for(j, done[s.place]);
@@ -219,7 +221,7 @@ begin
   return seqs <> '{}';
 end $$;
 
--- Whether a job is suspended until all children of a group have ended.
+-- Return whether a job is suspended until all children of a group have ended.
 create function redisjobs_f._waits_for(job redisjobs.jobs, its_group redisjobs.groups)
   returns boolean language plpgsql as $$
 begin
@@ -227,15 +229,15 @@ begin
     and redisjobs_f._is_open(its_group);
 end $$;
 
--- Whether the parent of a group has not ended. This sees what was committed last.
+-- Return whether the parent of a group has not ended. This sees the last commit.
 create function redisjobs_f._is_open(its_group redisjobs.groups) returns boolean language plpgsql volatile as $$
 begin
   return exists (select from redisjobs.steps s where s.queue = its_group.queue and s.id = its_group.parent
     and s.key = its_group.key and s.value = its_group.token);
 end $$;
 
--- Let the children of these groups be cancelled that have not ended; return the other groups. It locks none: who
--- holds one may wait for their parent.
+-- Schedule the cancellation of children in these groups that have not ended. Return the other groups. This locks
+-- no group, because the call that has a group locked may wait for its parent.
 create function redisjobs_f._cancel_groups(q text, tokens text[]) returns text[] language plpgsql as $$
 declare
   others text[] := '{}';
@@ -258,13 +260,14 @@ declare
 begin
   foreach its_token in array coalesce(tokens, '{}') loop
     delete from redisjobs.groups g where g.queue = q and g.token = its_token;
-    delete from redisjobs.cancelling where ctid = any (array(  -- who has it locked will see that the group is gone
+    -- a call that has a row locked will see that the group is gone
+    delete from redisjobs.cancelling where ctid = any (array(
       select c.ctid from redisjobs.cancelling c where c.queue = q and c.token = its_token for update skip locked));
     perform redisjobs_f._forget_outcomes(q, its_token);
   end loop;
 end $$;
 
--- Forget how the children of a group that is gone have ended: 1,000 now, and the others when the queue is tidied.
+-- Forget how the children of a deleted group have ended: 1,000 now, and the others when the queue is tidied.
 create function redisjobs_f._forget_outcomes(q text, its_token text) returns void language plpgsql as $$
 declare
   number integer;
@@ -277,7 +280,8 @@ begin
   end if;
 end $$;
 
--- Let a dead child be one of its group again, if the parent waits for others of it; return whether it is.
+-- Make a dead child a member of its group again, if the parent waits for other children of it. Return whether it
+-- is a member.
 create function redisjobs_f._reopen(job redisjobs.jobs, now_ms bigint) returns boolean language plpgsql as $$
 declare
   its_token constant text := split_part(job.extra->>'child_of', ' ', 1);
@@ -297,7 +301,7 @@ begin
   return true;
 end $$;
 
--- Cancel children whose parent was cancelled, up to 100 of one group; answers whether there are more.
+-- Cancel children whose parent was cancelled: up to 100 of one group. Return whether there are more.
 create function redisjobs_f.cancel_children(q text, given_ms bigint) returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
@@ -326,7 +330,7 @@ begin
   perform redisjobs_f._lock_by_id(q, array(select u.id from redisjobs_f._unended(its_group, one.next) u));
   perform redisjobs_f._lock_beats(q, array(select u.id from redisjobs_f._unended(its_group, one.next) u));
   for child in select * from redisjobs_f._unended(its_group, one.next) loop
-    if redisjobs_f._cancel(q, child.id, now_ms) = 'NOT_FOUND' then  -- its parent has not come to add it
+    if redisjobs_f._cancel(q, child.id, now_ms) = 'NOT_FOUND' then  -- its parent has not added it yet
       perform redisjobs_f._note_child(q, one.token, child.index, 'cancelled', null, null, null, null);
     end if;
   end loop;
@@ -336,13 +340,13 @@ begin
   else
     delete from redisjobs.cancelling c where c.queue = q and c.token = one.token;
   end if;
-  -- it goes if the last child has ended just as its parent was cancelled
+  -- Delete the group in case its last child ended just as its parent was cancelled.
   perform redisjobs_f._touch_group(one.token, 0);
   perform redisjobs_f._count_children(q, now_ms);
   return exists (select from redisjobs.cancelling c where c.queue = q);
 end $$;
 
--- The children of a group that have not ended, or were not added yet: up to 100 indexes from one on.
+-- Return children of a group that have not ended or were not added yet: up to 100 indexes from `next` on.
 create function redisjobs_f._unended(its_group redisjobs.groups, next integer)
   returns table (index integer, id text)
   language plpgsql stable as $$
@@ -354,7 +358,7 @@ begin
     where c.state is null;
 end $$;
 
--- Lock the groups that these jobs are children of, in the order that all calls lock them in.
+-- Lock the groups that these jobs are children of. All calls lock groups in the same order.
 create function redisjobs_f._lock_groups_of(q text, seqs bigint[]) returns void language plpgsql as $$
 begin
   perform from (
@@ -364,9 +368,9 @@ begin
   ) its cross join lateral (select from redisjobs.groups g where g.queue = q and g.token = its.token for update) g;
 end $$;
 
--- Return how the children of a group have ended, from an index on: up to `most`, or about 1 MB. A row each of
--- those that have, or that have an id of their own. Meta: [id of the parent, key of the step, number of children,
--- how many have not ended, the index to go on at], or null.
+-- Return how the children of a group have ended, from an index on: up to `most`, or about 1 MB. A child has a row
+-- if it has ended or has an id of its own. `meta` is [id of the parent, key of the step, number of children,
+-- number of children that have not ended, index of the next step], or null.
 create function redisjobs_f.find_children(q text, given_ms bigint, its_token text, first integer, most integer)
   returns table (meta text, index integer, id text, state text, value text, error text, error_type text,
     reason text)

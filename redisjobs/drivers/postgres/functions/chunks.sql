@@ -1,9 +1,8 @@
--- Chunks: what jobs emit while they run, and what their readers get.
+-- Chunks: the output that jobs emit while they run, and the calls of its readers.
 
--- Store chunks of a running job, a list of kind and data (base64) each, and drop the oldest ones if there are too
--- many.
--- `wait`, with the first chunks of a run: the number of the last wait that was over when it began. See
--- redisjobs/model/emissions.py.
+-- Store chunks of a running job, a list with kind and data (base64) of each. If there are too many, drop the
+-- oldest ones. The first chunks of a run come with `wait`: the number of the last wait that was over when the run
+-- began. See redisjobs/model/emissions.py.
 create function redisjobs_f._emit(job redisjobs.jobs, wait integer, chunks jsonb, now_ms bigint) returns void
 language plpgsql as $$
 declare
@@ -12,7 +11,7 @@ declare
   s redisjobs.streams;
   kept bigint;
 begin
-  -- the lock of the job is enough
+  -- The lock of the job is enough.
   select * into s from redisjobs.streams t where t.queue = job.queue and t.id = job.id;
   if s.until_ms <= now_ms then
     perform redisjobs_f._forget_chunks(job.queue, job.id);
@@ -46,10 +45,10 @@ begin
   perform redisjobs_f._tell_waiters(job);
 end $$;
 
--- Return chunks of a job behind a number, up to some bytes of them: `chunks`, a list of number, run, kind and data
--- (base64) each,
--- `began` and `more`. Or `lost`: how many are not kept any more, and `first`, the number of the oldest one that
--- is. A number of an earlier job, which began at another time, counts as 0.
+-- Return chunks of a job after a number, up to `most_bytes`. The answer has `chunks` (a list with number, run,
+-- kind and data in base64 of each), `began` and `more`. If older chunks are gone, it has `lost`, the number of
+-- dropped chunks, and `first`, the number of the oldest chunk that is kept. A number of an earlier job, which
+-- began at another time, counts as 0.
 create function redisjobs_f.chunks(q text, given_ms bigint, of_id text, began bigint, after bigint,
   most_bytes bigint) returns text language plpgsql stable as $$
 declare
@@ -80,8 +79,8 @@ begin
     'more', coalesce(newest < s.last, false)));
 end $$;
 
--- Keep what a job has reported for another minute after its end, and what it has emitted as long as its result, if
--- that is longer.
+-- Keep a job's progress for another minute after its end. Keep its chunks for a minute too, or as long as its
+-- result, if that is longer.
 create function redisjobs_f._keep_reported(job redisjobs.jobs, keep_ms bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -98,7 +97,7 @@ begin
   end if;
 end $$;
 
--- Delete chunks whose time is over, of up to 10 jobs; whether there may be more.
+-- Delete chunks of up to 10 jobs whose time is over. Return whether there may be more.
 create function redisjobs_f._clear_chunks(q text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   over text[];

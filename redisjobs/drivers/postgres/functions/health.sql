@@ -1,7 +1,7 @@
--- The audit of a queue: whether its tables agree with each other. It looks at up to 500 things in a step, each
--- step at one instant, so that a busy queue has no faults.
+-- The audit of a queue checks that its tables agree with each other. A step looks at up to 500 things at one
+-- instant, so a busy queue shows no false faults.
 
--- Return what is wrong with a job that has not ended; null: nothing.
+-- Return the fault of a job that has not ended. Null: it has none.
 create function redisjobs_f._fault_of(job redisjobs.jobs, now_ms bigint) returns text language plpgsql stable as $$
 begin
   return case
@@ -19,20 +19,20 @@ begin
         then 'no record'
     when job.place = 'parked' and not exists (select from redisjobs.rules r
       where r.queue = job.queue and (r.kind, r.name) in (('held', job.id), ('name', job.name)))
-      -- A name was resumed, and the tidying that comes each minute has not handed its jobs back yet.
+      -- A name was resumed, and the tidying, which runs each minute, has not handed its jobs back yet.
       and not exists (select from redisjobs.settings s where s.queue = job.queue and s.name = 'resumed'
         and s.at_ms between now_ms - 120000 and now_ms) then 'parked'
     end;
 end $$;
 
--- Return until when a suspended job waits at the latest, as its field says: for no longer if it says nothing;
--- null: for ever.
+-- Return until when a suspended job waits at the latest, as its field says. If the field says nothing, the wait is
+-- over. Null: the job waits for ever.
 create function redisjobs_f._awaited_ms(job redisjobs.jobs) returns bigint language sql immutable as $$
   select case when job.extra ? 'waits' then substring(job.extra ->> 'waits' from ' ([0-9]{1,16})$')::bigint
     else 0 end
 $$;
 
--- Whether a suspended job waits for children, and none of them is to end any more.
+-- Return whether a suspended job waits for children although no child can still end.
 create function redisjobs_f._has_no_children(job redisjobs.jobs) returns boolean language plpgsql stable as $$
 declare
   its_key constant text := substring(job.extra->>'waits' from '^[0-9]+ children (\S+)');
@@ -43,7 +43,7 @@ begin
       where s.queue = job.queue and s.id = job.id and s.key = its_key));
 end $$;
 
--- Whether no job has a group of children, and none is to cancel them, given its token.
+-- Return whether a group of children belongs to no job and to no pending cancellation, given its token.
 create function redisjobs_f._is_orphaned(q text, its_token text) returns boolean language plpgsql stable as $$
 declare
   its_group redisjobs.groups;
@@ -56,7 +56,7 @@ begin
       and s.value = its_token);
 end $$;
 
--- The groups of which outcomes are kept, up to 500 after one, each found by one step in the index.
+-- Return groups whose outcomes are kept: up to 500 after one, each found by one step in the index.
 create function redisjobs_f._tokens_after(q text, after text) returns table (token text) language sql stable as $$
   with recursive each as (
     (select c.token from redisjobs.children c where c.queue = q and c.token > after order by c.token limit 1)
@@ -68,13 +68,14 @@ create function redisjobs_f._tokens_after(q text, after text) returns table (tok
   select * from each where each.token is not null limit 500
 $$;
 
--- Whether a job is on the queue and has not ended.
+-- Return whether a job is on the queue and has not ended.
 create function redisjobs_f._lives(q text, job_id text) returns boolean language sql stable as $$
   select exists (select from redisjobs.jobs where queue = q and id = job_id
     and place not in ('completed', 'cancelled'))
 $$;
 
--- Whether jobs of a bucket wait in line, and nothing gives them a turn: none of it runs, and no time is set.
+-- Return whether jobs of a bucket wait in line and nothing gives them a turn: no job of it runs, and no time is
+-- set.
 create function redisjobs_f._is_stuck(q text, of_name text, of_key text) returns boolean language sql stable as $$
   select exists (select from redisjobs.jobs job where job.queue = q and job.place = 'line' and job.name = of_name
       and coalesce(job.limit_key, '') = of_key)
@@ -90,7 +91,7 @@ create function redisjobs_f._running_in(q text, of_name text, of_key text)
   select count(*)::integer from redisjobs.shares s where s.queue = q and s.name = of_name and s.key = of_key
 $$;
 
--- The buckets in whose lines jobs wait, up to 500 after one, each found by one step in the index.
+-- Return buckets whose lines have waiting jobs: up to 500 after one, each found by one step in the index.
 create function redisjobs_f._lines_after(q text, after_name text, after_key text)
   returns table (name text, key text)
   language sql stable as $$
@@ -107,8 +108,8 @@ create function redisjobs_f._lines_after(q text, after_name text, after_key text
   select * from line limit 500
 $$;
 
--- Look at up to 500 things of a part, after one: its key, what is wrong with it, how to call it, and the name of a
--- job that waits.
+-- Look at up to 500 things of a part, after one. Return for each its key, its fault, its name in a report, and the
+-- name of the job if it waits.
 create function redisjobs_f._look_at(q text, part text, after text, now_ms bigint)
 returns table (key text, kind text, what text, waits text) language plpgsql stable as $$
 begin
@@ -179,7 +180,7 @@ begin
   end case;
 end $$;
 
--- Correct a fault, if it is still there. It loses no job.
+-- Correct a fault if it is still there. A correction loses no job.
 create function redisjobs_f._correct(q text, kind_of text, what_of text, key_of text, now_ms bigint) returns void
 language plpgsql as $$
 declare
@@ -222,7 +223,7 @@ begin
     delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = what_of
       and not redisjobs_f._lives(q, what_of);
   when 'share' then
-    if left(key_of, 1) = '[' then  -- a bucket, which counts its shares
+    if left(key_of, 1) = '[' then  -- a bucket that counts its shares
       bucket := redisjobs_f._bucket(q, key_of::jsonb ->> 0, key_of::jsonb ->> 1);
       bucket.running := redisjobs_f._running_in(q, bucket.name, bucket.key);
       perform redisjobs_f._put_buckets(array[bucket], now_ms);
@@ -240,7 +241,7 @@ begin
     if redisjobs_f._is_orphaned(q, what_of) then
       perform redisjobs_f._forget_groups(q, array[what_of]);
     end if;
-  when 'worker' then  -- the other workers fence it, unless it lives
+  when 'worker' then  -- the other workers fence it, unless it is alive
     insert into redisjobs.beats (queue, id, until_ms) select q, w.id, now_ms + w.lease_ms from redisjobs.workers w
       where w.queue = q and w.id = what_of on conflict (queue, id) do nothing;
     delete from redisjobs.beats b where b.queue = q and b.id = what_of
@@ -253,8 +254,8 @@ begin
   end case;
 end $$;
 
--- Make a step of the audit: {looked, after: the last key, null at the end of the part, faults: [[kind, what,
--- key]], waiting: names of ready jobs, and how many there are}.
+-- Make a step of the audit. The answer is {looked, after, faults, waiting}. after: the last key, null at the end
+-- of the part. faults: [[kind, what, key]]. waiting: names of ready jobs, with their numbers.
 create function redisjobs_f._step_of_audit(q text, part text, after text, now_ms bigint)
   returns jsonb language sql stable as $$
   with looked as materialized (select * from redisjobs_f._look_at(q, part, after, now_ms)),
@@ -272,7 +273,8 @@ create function redisjobs_f.audit(q text, given_ms bigint, part text, after text
   select redisjobs_f._answer(redisjobs_f._step_of_audit(q, part, after, redisjobs_f._now(given_ms)))
 $$;
 
--- Make a step of the audit, and correct what it finds. Not a part of `audit`: who reads may not write.
+-- Make a step of the audit, and correct the faults that it finds. This is not a part of `audit`, because a role
+-- that reads may not write.
 create function redisjobs_f.repair(q text, given_ms bigint, part text, after text)
   returns text language plpgsql as $$
 declare
@@ -290,7 +292,7 @@ begin
   return redisjobs_f._answer(answer);
 end $$;
 
--- Count about how many things an audit looks at.
+-- Return the approximate number of things that an audit looks at.
 create function redisjobs_f.audited(q text, given_ms bigint) returns text language sql stable as $$
   select redisjobs_f._answer(to_jsonb(
     (select count(*) from redisjobs.jobs where queue = q and place not in ('completed', 'cancelled'))

@@ -1,7 +1,8 @@
--- How a job changes its place.
+-- Functions that change the place of a job.
 
--- Note a new job that may be claimed, or when a job that waits for a time is due, if it is the first one from now
--- on: not of all, because dead rows of those that were due may lie there.
+-- Notify workers of a new job that may be claimed. Of a job that waits for a time, notify its due time, if no
+-- other job is due earlier from now on. Earlier times are skipped, because they may only have dead rows of jobs
+-- that were due.
 create function redisjobs_f._announce(q text, due bigint, now_ms bigint) returns void language plpgsql as $$
 begin
   if due is null then
@@ -13,7 +14,7 @@ begin
   end if;
 end $$;
 
--- Return when the first job is due from a time on, delayed or suspended; null: none is.
+-- Return when the first delayed or suspended job is due, from a time on. Null: none is due.
 create function redisjobs_f._next_due(q text, from_ms bigint) returns bigint language plpgsql as $$
 begin
   return (select min(due_ms) from (
@@ -25,7 +26,7 @@ begin
   ) first);
 end $$;
 
--- Put a job at the end of its line, or with `due` in the future beside it until then.
+-- Put a job at the end of its line. If `due` is in the future, delay the job until then.
 create function redisjobs_f._enqueue(q text, old_seq bigint, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 declare
@@ -53,15 +54,15 @@ create function redisjobs_f._park(job redisjobs.jobs, now_ms bigint) returns voi
   update redisjobs.jobs set place = 'parked', worker = null where seq = job.seq
 $$;
 
--- Lock jobs in the order of their places in line, as all calls do that lock several.
+-- Lock jobs in the order of their places in line. Every call that locks several jobs uses this order.
 create function redisjobs_f._lock_jobs(seqs bigint[]) returns void language plpgsql as $$
 begin
   perform redisjobs_f._need_read_committed();
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 
--- Promote the jobs that are due from a time on, up to 500 delayed and 50 suspended ones, which take as long;
--- return when the next one is due.
+-- Promote jobs that are due, from a time on: up to 500 delayed and 50 suspended jobs, which take equally long.
+-- Return when the next job is due.
 create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$
 declare
   next_ms constant bigint := redisjobs_f._next_due(q, due_from);

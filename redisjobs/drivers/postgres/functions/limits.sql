@@ -79,9 +79,10 @@ begin
   from unnest(changed) c on conflict do nothing;
 end $$;
 
--- Let up to `most` of these jobs start, in this order, and give them shares. Jobs before the last one that may not
--- start wait in line. The jobs have one priority, and are locked. `full_ones` are buckets that start no more jobs
--- in this claim. No step joins buckets with jobs: without an index, that takes time proportional to their product.
+-- Let up to `most` of these jobs start, in this order, and give them shares. A job that may not start, and comes
+-- before the last one that starts, waits in line. The jobs have one priority, and are locked. `full_ones` are
+-- buckets that start no more jobs in this claim. No step joins buckets with jobs: without an index, that takes
+-- time proportional to their product.
 create function redisjobs_f._start(q text, seqs bigint[], most integer, now_ms bigint, inout full_ones text[],
   out starting bigint[], out lined bigint[]) language plpgsql as $$
 declare

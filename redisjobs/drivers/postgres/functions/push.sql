@@ -1,21 +1,22 @@
--- Pushes. A job is JSON: id, name, parameters, rank; where needed nonce, limit_key, extra (other fields), unique,
--- unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or at (ms), expires_in
--- (ms), sent (ms: when it was first sent).
+-- Pushes. A job is JSON with id, name, parameters and rank. Where needed it also has nonce, limit_key, extra
+-- (other fields), unique, unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or
+-- at (ms), expires_in (ms), and sent (ms: when it was first sent).
 
 create function redisjobs_f._due(job jsonb, now_ms bigint) returns bigint language sql immutable as $$
   select coalesce((job->>'at')::bigint, ceil(now_ms + (job->>'after')::double precision)::bigint)
 $$;
 
--- Whether the first try of a push comes so long after it was sent, or seems to, that its job may have ended and
--- been forgotten: its client has tried it again since. Then nothing is written.
+-- Return whether the first try of a push arrives, or seems to arrive, so long after it was sent that its job may
+-- have ended and been forgotten. The client has tried that push again since, so nothing is written.
 create function redisjobs_f._is_late(sent_ms bigint, now_ms bigint) returns boolean language plpgsql as $$
 begin
   return coalesce(sent_ms < now_ms - 30000, false);
 end $$;
 
 -- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see
--- `_is_late`. With it the call waits for no other transaction for long: it fails, or with `apart` the answer for
--- what has to wait is BUSY. Answers, in order: a word each, or a word and the id of the unique key's holder.
+-- `_is_late`. With `sent_ms` the call does not wait long for other transactions: it fails, or with `apart` a job
+-- that would have to wait gets BUSY. The answer has for each job, in order, a word, or a word and the id of the
+-- unique key's holder.
 create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean,
   sent_ms bigint default null, apart boolean default false) returns text language plpgsql as $$
 declare
@@ -29,7 +30,7 @@ begin
   if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
     return redisjobs_f._answer('"STALE"');
   end if;
-  if sent_ms is not null then  -- else the transaction is the caller's
+  if sent_ms is not null then  -- without it, the transaction belongs to the caller
     perform redisjobs_f._need_read_committed();
     perform redisjobs_f._hurry(case when apart then '1ms' else '20ms' end);
   end if;
@@ -50,7 +51,7 @@ begin
   return redisjobs_f._answer(answers);
 end $$;
 
--- Add jobs after others of the same call, of which `again` and `added` tell.
+-- Add jobs after other jobs of the same call; `again` and `added` describe those.
 create function redisjobs_f._push_all(q text, jobs jsonb, repeated boolean, now_ms bigint, inout again text[],
   inout added text[], out answers jsonb) language plpgsql as $$
 declare
@@ -88,8 +89,8 @@ begin
   answers := to_jsonb(found_all);
 end $$;
 
--- Return jobs with their places in line and in the call, in the order of their unique keys: so calls that take
--- several keys don't wait for each other. An id that comes twice is for the first job that has it.
+-- Return jobs with their places in line and in the call, in the order of their unique keys. The order keeps calls
+-- that take several keys from waiting for each other. An id that comes twice belongs to the first job that has it.
 create function redisjobs_f._in_order(jobs jsonb) returns table (job jsonb, at bigint) language plpgsql as $$
 declare
   any_twice constant boolean := (select count(distinct value->>'id') < count(*) from jsonb_array_elements(jobs));
@@ -109,7 +110,7 @@ begin
   return coalesce((job->>'seq')::bigint, nextval('redisjobs.line'));
 end $$;
 
--- Remember the answer to a push that met a unique key, so that a repetition gets the same answer.
+-- Remember the answer to a push that met a unique key, so that a repeated push gets the same answer.
 create function redisjobs_f._remember_answer(q text, job jsonb, one text, word text, holder text, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -128,7 +129,7 @@ declare
 begin
   select * into there from redisjobs.jobs j
   where j.queue = q and j.id = job_id and j.place not in ('completed', 'cancelled');
-  -- After looking for the job: one that ends meanwhile is in the ledger then.
+  -- Look here after looking for the job: a job that ends in between is in the ledger then.
   return case
     when not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then 'REPEATED'
     when there.id is null then null
@@ -156,7 +157,7 @@ begin
   else
     select a.word, a.holder into word, holder from redisjobs_f._add(q, job, now_ms) a;
     if word = 'OK' and not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then
-      -- It ended between the look at the ledger and the insert.
+      -- The job ended between the look at the ledger and the insert.
       perform redisjobs_f._unpush(q, job);
       word := 'REPEATED';
     elsif word in ('EXISTS', 'DUPLICATE')
@@ -178,7 +179,7 @@ begin
   perform redisjobs_f._count(q, 'pushed', -1);
 end $$;
 
--- Whether a job would be added, or replace another one.
+-- Return whether a job would be added, or would replace another one.
 create function redisjobs_f._would_add(q text, job jsonb, now_ms bigint) returns boolean language plpgsql as $$
 declare
   holder text := redisjobs_f._holder(q, job->>'unique', now_ms);
@@ -186,10 +187,12 @@ begin
   return holder = '' or redisjobs_f._replaceable(q, holder, job);
 end $$;
 
--- Whether the job that holds a new job's unique key waits, and is to be replaced. What a job has saved is not for
--- other parameters, and a child waits for its parent alone. Its row is locked then, and only then: the
--- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has
--- started would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
+-- Return whether the job that holds a new job's unique key waits and should be replaced. A job with saved steps is
+-- not replaced, because they don't fit other parameters. A child is not replaced, because its parent waits for it.
+--
+-- If the job is replaceable its row is locked, and only then. Postgres also locks a row that it has waited for and
+-- that no longer matches. The end of a job that has started would then wait for the caller's transaction. So a
+-- subtransaction gives such a lock back.
 create function redisjobs_f._replaceable(q text, holder text, job jsonb) returns boolean language plpgsql as $$
 begin
   if not job ? 'replace' then
@@ -208,8 +211,8 @@ exception when no_data_found then
   return false;
 end $$;
 
--- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of
--- `parent` counts as free: that job ends, and pushes this one.
+-- Add a job. If another job holds its unique key, replace that job or leave it unchanged. The key of `parent`
+-- counts as free, because that job ends and pushes this one.
 create function redisjobs_f._add(q text, job jsonb, now_ms bigint, parent text default '',
   out word text, out holder text) language plpgsql as $$
 declare
@@ -231,7 +234,7 @@ begin
     word := 'REPLACED';
     return;
   end if;
-  -- it may have been claimed since, or have ended, and hold no key any more
+  -- The holder may have been claimed or have ended since, and hold no key any more.
   if holder <> '' and job ? 'replace' then
     holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   end if;
@@ -273,7 +276,7 @@ create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint)
        then jsonb_build_object('queued_at', now_ms::text) else '{}' end, '{}')
 $$;
 
--- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history and time of push.
+-- Give a waiting job the content of a new push. It keeps its id, nonce, attempt, history and time of push.
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -295,7 +298,8 @@ begin
   perform redisjobs_f._announce(q, due, now_ms);
 end $$;
 
--- Add jobs with ids made for them, no unique key, and that no earlier call can have sent. Answers as `push`.
+-- Add jobs that have generated ids, no unique key, and that no earlier call can have sent. The answers are those
+-- of `push`.
 create function redisjobs_f.push_plain(q text, given_ms bigint, ids text[], names text[], parameters text[],
   ranks smallint[], extras text[], limit_keys text[], afters double precision[], ats bigint[], expires bigint[],
   sent_ms bigint) returns text language plpgsql as $$
@@ -330,11 +334,11 @@ begin
   )
   select coalesce(array_agg(id), '{}'), min(due_ms), bool_or(due_ms is null) into added, first_ms, any_ready
   from made;
-  -- The keys as one array: joined with the ids, all rows of the ledger were compared with each.
+  -- The keys form one array. Joined with the ids, every row of the ledger was compared with each id.
   select array_agg(distinct substr(l.key, 7, length(l.key) - 7)) into twice from redisjobs.ledger l
   where l.queue = q and l.key = any (array(select 'ended ' || id || ' ' from unnest(added) as made(id)))
     and l.until_ms > now_ms;
-  if twice is not null then  -- an earlier try of this push, or a later one, came first, and the job has ended
+  if twice is not null then  -- an earlier or a later try of this push came first, and the job has ended
     delete from redisjobs.jobs j where j.queue = q and j.id = any(twice)
       and j.place not in ('completed', 'cancelled');
   end if;

@@ -1,7 +1,7 @@
--- What an operator reads: one job, the jobs of a state, kinds of failure, counts. They write nothing. They are
--- stable, so all statements of a call see the queue at one instant.
+-- Queries of operators: one job, the jobs of a state, kinds of failure, counts. These functions write nothing.
+-- They are stable, so all statements of a call see the queue at one instant.
 
--- Return what keeps a waiting job from starting, besides its place in line and its due time; '' if nothing does.
+-- Return why a waiting job can't start, besides its place in line and its due time; '' if nothing stops it.
 create function redisjobs_f._obstacle(job redisjobs.jobs, is_held boolean, is_name_paused boolean,
   is_paused boolean, has_worker boolean) returns text language sql immutable as $$
   select case
@@ -21,8 +21,9 @@ create function redisjobs_f._workers(q text, now_ms bigint) returns bigint langu
   where w.queue = q and b.until_ms > now_ms
 $$;
 
--- Return jobs in this order: the columns that are fields of their entries, after facts as JSON: the other columns,
--- whether it is held, why it waits, and its last progress report.
+-- Return jobs in the given order. The first column is JSON with the facts: the columns that are not fields of an
+-- entry, whether the job is held, why it waits, and its last progress report. The other columns are the fields of
+-- the entry.
 create function redisjobs_f._rows(q text, seqs bigint[], now_ms bigint)
   returns table (facts text, id text, name text, parameters text, extra text, nonce text, unique_key text,
     limit_key text, history text)
@@ -48,8 +49,8 @@ create function redisjobs_f._rows(q text, seqs bigint[], now_ms bigint)
   order by wanted.n
 $$;
 
--- Return the seq of the job with an id that has not ended, else of the last one that has and is kept; null if
--- there is none.
+-- Return the seq of the job with this id that has not ended, else of the last ended job that is kept. Null: there
+-- is none.
 create function redisjobs_f._seq_of(q text, job_id text) returns bigint language sql stable as $$
   select coalesce(
     (select seq from redisjobs.jobs where queue = q and id = job_id and place not in ('completed', 'cancelled')),
@@ -70,9 +71,10 @@ end $$;
 
 -- Scans
 
--- Return where up to 501 jobs of a state are, in order, after such a place. `at` is the rank; of a delayed or
--- suspended job when it is due, of one that waits for no time 2^53, after all others; of dead letters and ended
--- jobs 0, and these come newest first. `worker` is a running job's; '' for any.
+-- Return the places of up to 501 jobs of a state, in order, after a place. `at` is the rank of a ready job. Of a
+-- delayed or suspended job it is the due time; a job that waits for no time has 2^53, after all others. Of dead
+-- letters and ended jobs it is 0, and the newest come first. `worker_id` limits running jobs to one worker; '' for
+-- any.
 create function redisjobs_f._places(q text, state text, after_at bigint, after_seq bigint, kind_of text,
   worker_id text)
   returns table (at bigint, seq bigint)
@@ -100,7 +102,8 @@ begin
     return query select job.rank::bigint, job.seq
       from redisjobs.jobs job where job.queue = q and place = 'running' and worker = worker_id
       and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501;
-  elsif state = 'running' then  -- no index has them in this order: claims would have to keep it
+  -- no index has running jobs in this order, because claims would have to maintain it
+  elsif state = 'running' then
     return query select job.rank::bigint, job.seq
       from redisjobs.jobs job where job.queue = q and place = 'running'
       and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501;
@@ -129,21 +132,21 @@ begin
   end if;
 end $$;
 
--- Return the kind of failure that a job counts under as a dead letter: its fingerprint, or its reason if it has
--- none.
+-- Return the kind of failure that a dead letter counts under: its fingerprint, or its reason if it has none.
 create function redisjobs_f._kind_of(extra jsonb) returns text language sql immutable as $$
   select coalesce(nullif(extra ->> 'fingerprint', ''), extra ->> 'reason', '')
 $$;
 
--- Return when a job was pushed, died or ended, as its field says; if that is no time, when it came to its place.
+-- Return when a job was pushed, died or ended, as its field says. If the field is no time, return when the job
+-- came to its place.
 create function redisjobs_f._time_of(job redisjobs.jobs) returns bigint language sql immutable as $$
   select case when said ~ '^[0-9]{1,15}$' then said::bigint else job.since_ms end
   from (select job.extra ->> case job.place when 'dead' then 'failed_at' when 'completed' then 'finished_at'
     when 'cancelled' then 'finished_at' else 'queued_at' end) as field (said)
 $$;
 
--- Whether a job passes a filter: {name, text, fingerprint, reason, worker, until_ms}. What is not in it is not
--- asked for.
+-- Return whether a job passes a filter {name, text, fingerprint, reason, worker, until_ms}. A missing part matches
+-- every job.
 create function redisjobs_f._passes(job redisjobs.jobs, wanted jsonb) returns boolean language sql immutable as $$
   select (not wanted ? 'name' or job.name = wanted ->> 'name')
     and (not wanted ? 'reason' or job.extra ->> 'reason' is not distinct from wanted ->> 'reason')
@@ -155,9 +158,9 @@ create function redisjobs_f._passes(job redisjobs.jobs, wanted jsonb) returns bo
       or strpos(job.extra ->> 'error', wanted ->> 'text') > 0)
 $$;
 
--- Look at up to 500 jobs of a state, or about 1 MB, and return the first `most` that pass: their seqs in order,
--- and the place after which the next step begins, '' at the end. `wanted` is as for `_passes`, but with older_ms
--- in place of until_ms.
+-- Look at up to 500 jobs of a state, or about 1 MB, and return the first `most` that pass. Return their seqs in
+-- order, and the place after which the next step begins, '' at the end. `wanted` is the filter of `_passes`, with
+-- older_ms in place of until_ms.
 create function redisjobs_f._step(q text, state text, after_at bigint, after_seq bigint, wanted jsonb,
   most integer, now_ms bigint, out seqs bigint[], out after text)
   language plpgsql stable as $$
@@ -204,8 +207,8 @@ end $$;
 
 -- Kinds of failure, and counts
 
--- Return the first kind of dead letters after a kind; null to begin, and at the end. One look at the index for
--- each: so a step costs what its own kinds cost.
+-- Return the next kind of dead letters after a kind; null to begin, and at the end. Each kind takes one look at
+-- the index, so the cost of a step depends on its own kinds only.
 create function redisjobs_f._next_kind(q text, after_kind text) returns text language plpgsql stable as $$
 begin
   if after_kind is null then
@@ -215,9 +218,9 @@ begin
     order by j.kind limit 1);
 end $$;
 
--- Describe a kind of dead letters by the newest ten, and count them; null: there are none. A text is cut after
--- 1,000 characters; the last value says how many died in each five minutes of the last hour, by how many times
--- five minutes that is ago.
+-- Describe a kind of dead letters by its newest ten letters, and count them. Null: there are none. A text is cut
+-- after 1,000 characters. The last value counts the letters of each five minutes of the last hour, by how many
+-- times five minutes have passed since.
 create function redisjobs_f._described(q text, of_kind text, now_ms bigint)
   returns jsonb language plpgsql stable as $$
 begin
@@ -242,8 +245,8 @@ begin
   from counted c, (select * from ten order by seq desc limit 1) newest);
 end $$;
 
--- Describe the kinds of the dead letters in order, a step at a time: up to 50 with about 5,000 letters, from
--- behind a kind, null to begin. Answers {kinds, after}; `after` is null at the end.
+-- Describe the kinds of dead letters in order. A step covers up to 50 kinds with about 5,000 letters, after
+-- `after_kind`; null to begin. The answer is {kinds, after}; `after` is null at the end.
 create function redisjobs_f.group_dead(q text, given_ms bigint, after_kind text)
   returns text language plpgsql stable as $$
 declare
@@ -264,8 +267,8 @@ begin
     'after', case when redisjobs_f._next_kind(q, of_kind) is not null then of_kind end));
 end $$;
 
--- Count the jobs in each state, and return the counters. Five million of one are counted and no more: it takes
--- about half a second, and workers do it each minute, with the call that keeps their leases waiting.
+-- Count the jobs in each state, and return the counters. The count of a state stops at five million: that takes
+-- about half a second. Workers count each minute, and the call that renews their leases waits meanwhile.
 create function redisjobs_f.count(q text, given_ms bigint) returns text language plpgsql stable as $$
 declare
   most constant bigint := 5000000;
@@ -306,8 +309,8 @@ begin
     coalesce(totals, '{}')));
 end $$;
 
--- Return since when the first ready jobs of each priority have been ready, as [rank, ms]; also of the delayed job
--- that was due first, if it is; and how many workers there are.
+-- Return for each priority since when its first ready jobs have been ready, as [rank, ms]. Also return the delayed
+-- job that was due first, if it is due, and the number of workers.
 create function redisjobs_f.backlog(q text, given_ms bigint) returns text language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);

@@ -1,9 +1,9 @@
--- What the server says about itself: its settings, and what keeps dead rows from being removed.
+-- Facts about the server: its settings, and the transactions that keep dead rows from being removed.
 
--- Describe the sessions, prepared transactions and replication slots that are older and keep dead rows, by a
--- snapshot or because they have written: [kind, name,
--- seconds, state, transactions since], the oldest first. A role that may not see a session's start (null) sees how
--- many transactions began since.
+-- Describe sessions, prepared transactions and replication slots that are older than `older_ms` and keep dead
+-- rows, by a snapshot or because they have written. Return [kind, name, seconds, state, transactions since], the
+-- oldest first. A role that may not see when a session's transaction started (null) sees the number of
+-- transactions since.
 create function redisjobs_f._pins(older_ms bigint) returns jsonb language sql stable as $$
   select coalesce(jsonb_agg(jsonb_build_array(kind, name, seconds, state, transactions)
     order by transactions desc), '[]')
@@ -14,7 +14,7 @@ create function redisjobs_f._pins(older_ms bigint) returns jsonb language sql st
       greatest(age(backend_xmin), age(backend_xid)) as transactions
     from pg_stat_activity where coalesce(backend_xmin, backend_xid) is not null and pid <> pg_backend_pid()
       and (datname = current_database() or datname is null)
-      -- Who may not see what a session is sees that it has a user, which autovacuum has not.
+      -- A role that may not see a session's type sees that it has a user; autovacuum has none.
       and coalesce(backend_type in ('client backend', 'walsender'), usesysid is not null)
       and (clock_timestamp() - xact_start > older_ms * interval '1 ms'
         or (xact_start is null and greatest(age(backend_xmin), age(backend_xid)) > 100000))
@@ -45,8 +45,8 @@ create function redisjobs_f._full_rings(now_ms bigint) returns jsonb language sq
   ) ring where first_ms < now_ms - 900000 and bytes > 16777216
 $$;
 
--- Describe the server: snapshots that are older than `older_ms`, and which functions of a `release`, as their
--- names end, the user may not run.
+-- Describe the server: snapshots that are older than `older_ms`, and functions that the user may not run.
+-- `release` is the suffix of these functions' names.
 create function redisjobs_f.look_at_server(q text, given_ms bigint, release text, older_ms bigint)
   returns text language plpgsql stable as $$
 declare
@@ -81,9 +81,9 @@ begin
           and not has_function_privilege(session_user, oid, 'execute'))));
 end $$;
 
--- Let tables without a key be published: then their old rows are logged whole, which is too much for those who
--- publish none. Who publishes all tables of a database could delete no jobs before. A table that is locked now has
--- its turn at the next tidying.
+-- Let tables without a key be published. Postgres then logs their old rows whole, which is too expensive for users
+-- who publish none. Before, a publication of all tables of a database made it impossible to delete jobs. A table
+-- that is locked now follows at the next tidying.
 create function redisjobs_f._identify() returns void language plpgsql set lock_timeout = '100ms' as $$
 declare
   one regclass;

@@ -1,7 +1,7 @@
--- Where a job stands in line, and what it waits for besides.
+-- The place of a job in line, and other reasons why it waits.
 
--- Count the jobs that are claimed before a ready job, up to 1,001: those of a higher priority, and older ones. In
--- a waiting line, those of the line.
+-- Count the jobs that are claimed before a ready job, up to 1,001: jobs of a higher priority, and older jobs. For
+-- a job in a waiting line, count the jobs of that line.
 create function redisjobs_f._ahead(job redisjobs.jobs) returns bigint language plpgsql stable as $$
 begin
   if job.place = 'line' then
@@ -20,7 +20,7 @@ begin
 end $$;
 
 -- Describe the bucket in whose line a job waits: its name, when the next job of the line may start, the limit, and
--- the jobs that run under it, ten of them with their workers.
+-- the number of running jobs under it, ten of them with their workers.
 create function redisjobs_f._line_of(job redisjobs.jobs) returns jsonb language sql stable as $$
   select jsonb_build_object('bucket', concat_ws(' ', job.name, nullif(job.limit_key, '')),
     'turn', (select turn_ms from redisjobs.buckets b
@@ -36,7 +36,7 @@ create function redisjobs_f._line_of(job redisjobs.jobs) returns jsonb language 
       order by s.id limit 10) few))
 $$;
 
--- Say where a job stands, or the holder of a unique key.
+-- Return where a job stands, or the holder of a unique key.
 create function redisjobs_f.ahead(q text, given_ms bigint, of_id text, of_key text)
   returns text language plpgsql stable as $$
 declare

@@ -1,13 +1,13 @@
--- Statistics by minute and ten minutes: what workers have counted, and samples of the queue; see
+-- Statistics by minute and by ten minutes: counts of workers, and samples of the queue; see
 -- redisjobs/model/recording.py.
 --
--- An interval's row is updated in place, one record after the other. A fleet sends about ten records a second,
--- whatever its size, and each row is for ten minutes at most. So a snapshot that is held for long keeps up to
--- 6,000 versions of it: measured, a record then takes 2 ms longer.
+-- An interval's row is updated in place by one record after another. A fleet sends about ten records a second,
+-- whatever its size, and each row receives records for ten minutes at most. So a snapshot that is held for long
+-- keeps up to 6,000 versions of a row: measured, a record then takes 2 ms longer.
 
--- Add what a worker has counted, unless this number of it was added before. `names` and `causes`: as `Record` has
--- them, in their order; `total`: the sums of all names. Answers how long this minute still lasts, and how many
--- workers there are.
+-- Add the counts of a worker, unless the record with this number was added before. `names` and `causes` are as in
+-- `Record`, in the same order; `total` has the sums of all names. Return how long this minute still lasts, and the
+-- number of workers.
 create function redisjobs_f.record(q text, given_ms bigint, recorder text, number bigint, names json, total json,
   causes json) returns text language plpgsql as $$
 declare
@@ -26,7 +26,7 @@ begin
     (select count(*) from redisjobs.workers w where w.queue = q)));
 end $$;
 
--- Note that a record came, for an hour; return whether it comes for the first time, and no later one came.
+-- Note for an hour that a record came. Return whether it is new, and no later record came before it.
 create function redisjobs_f._is_new_record(q text, its_recorder text, its_number bigint, now_ms bigint)
   returns boolean language plpgsql as $$
 begin
@@ -36,7 +36,7 @@ begin
   return found;
 end $$;
 
--- Note the state of the queue, once in each interval. One call at a time counts its jobs; the others don't wait
+-- Note the state of the queue, once in each interval. One call at a time counts the jobs; other calls don't wait
 -- for it.
 create function redisjobs_f._sample(q text, minute bigint, now_ms bigint) returns void language plpgsql as $$
 declare
@@ -55,7 +55,7 @@ begin
     on conflict (queue, minutes, number) do update set sample = excluded.sample where i.sample = '{}';
 end $$;
 
--- Return the state of the queue, as numbers by name.
+-- Return the state of the queue as numbers by name.
 create function redisjobs_f._state(q text, now_ms bigint) returns jsonb language plpgsql as $$
 declare
   counts jsonb := redisjobs_f.count(q, now_ms)::jsonb -> 'a';
@@ -82,7 +82,7 @@ begin
   where i.queue = q and i.minutes = lasts and i.number = its_number;
 end $$;
 
--- Return the given values with the names they count under: beyond `most` names, new ones count as `other`.
+-- Return the given values with the names they count under. Beyond `most` names, new names count as `other`.
 create function redisjobs_f._placed(known jsonb, given json, most bigint) returns table (name text, value json)
 language sql immutable as $$
   select case when known ? one.key or most is null
@@ -92,7 +92,7 @@ language sql immutable as $$
   from json_each(given) with ordinality as one (key, value, at)
 $$;
 
--- Return sums with others added.
+-- Add the given values to known sums, and return the sums.
 create function redisjobs_f._add_sums(known jsonb, given json, most bigint)
   returns jsonb language sql immutable as $$
   select known || coalesce(jsonb_object_agg(added.name, added.n + coalesce((known ->> added.name)::bigint, 0)),
@@ -102,7 +102,7 @@ create function redisjobs_f._add_sums(known jsonb, given json, most bigint)
   ) added
 $$;
 
--- Return sums by name with others added. Only the names that are given are taken apart.
+-- Add the given values to known sums by name, and return the sums. Only the given names are unpacked.
 create function redisjobs_f._add_names(known jsonb, given json, most bigint)
   returns jsonb language sql immutable as $$
   with placed as materialized (
@@ -120,9 +120,9 @@ create function redisjobs_f._add_names(known jsonb, given json, most bigint)
   select known || coalesce(jsonb_object_agg(name, sums), '{}') from names
 $$;
 
--- Find intervals of a length, the last `many` with the current one: from the number `after` on, 120 in a step, or
--- about 1 MB. Of one name, or if `is_whole` with all names and causes. Rows: [number, total, sample, names,
--- causes]. Answers {after: where the next step begins, now}.
+-- Find intervals of a length: the last `many`, with the current one. A step returns 120 intervals from the number
+-- `after` on, or about 1 MB. They cover one name or, if `is_whole`, all names and causes. Rows: [number, total,
+-- sample, names, causes]. The answer is {after: where the next step begins, now}.
 create function redisjobs_f.find_intervals(q text, given_ms bigint, lasts integer, many bigint, of_name text,
   is_whole boolean, after bigint)
   returns table (meta text, sums text)

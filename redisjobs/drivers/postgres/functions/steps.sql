@@ -1,9 +1,9 @@
--- Steps of jobs: what runs have saved, jobs that are suspended, and what wakes them. A suspended job waits as its
--- field `waits` says: the number of the step, what it waits for (`time`, `signal`, `children`), the step's key,
--- and the time in ms at which it is woken at the latest, if there is one.
+-- Steps of jobs: results that runs have saved, suspended jobs, and the events that wake them. The field `waits` of
+-- a suspended job has the number of the step, the event it waits for (`time`, `signal`, `children`), and the
+-- step's key. If the wait ends at some time, the field also has that time in ms.
 
--- Save a step of a running job; with the key '' its checkpoint. `s` has key, number, value and version. Returns OK
--- or EXISTS.
+-- Save a step of a running job, or its checkpoint if the key is ''. `s` has key, number, value and version. Return
+-- OK or EXISTS.
 create function redisjobs_f._save(job redisjobs.jobs, s jsonb, now_ms bigint) returns text language plpgsql as $$
 begin
   perform redisjobs_f._mark_stepped(job, s, now_ms);
@@ -19,7 +19,7 @@ begin
   return case when found then 'OK' else 'EXISTS' end;
 end $$;
 
--- Note that a running job has saved something: the next run learns that from its fields.
+-- Note in the fields of a running job that it has saved something, so that the next run knows.
 create function redisjobs_f._mark_stepped(job redisjobs.jobs, s jsonb, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -38,9 +38,9 @@ begin
     on conflict do nothing;
 end $$;
 
--- Suspend a running job, or make it ready at once if its wait is over: at the end of the call, if it waits for
--- children. `s` has waits, version, changes (of its fields), maybe its group, and when it is woken at the latest,
--- as for a push.
+-- Suspend a running job, or make it ready at once if its wait is over. A job that waits for children becomes ready
+-- at the end of the call. `s` has waits, version and changes (of its fields). It may have the group, and the
+-- latest time to wake the job, as for a push.
 create function redisjobs_f._suspend(job redisjobs.jobs, s jsonb, now_ms bigint)
   returns void language plpgsql as $$
 declare
@@ -69,12 +69,12 @@ begin
   end if;
 end $$;
 
--- Return the name of the signal that a job waits for, given its field `waits`; null: it waits for something else.
+-- Return the name of the signal that a job waits for, given its field `waits`. Null: it waits for something else.
 create function redisjobs_f._awaited(waits text) returns text language sql immutable as $$
   select substring(waits from '^[0-9]+ signal ([^# ]+)')
 $$;
 
--- Make suspended jobs ready, which are locked, in this order, and save how their waits have ended: `as_how`, and a
+-- Make suspended jobs ready, in this order. The jobs are locked. Save how their waits have ended: `as_how`, and a
 -- value of each; null: their time has come.
 create function redisjobs_f._wake(q text, seqs bigint[], as_how text, its_values text[], now_ms bigint)
   returns void language plpgsql as $$
@@ -106,8 +106,8 @@ begin
   perform redisjobs_f._count(q, 'woken', cardinality(seqs));
 end $$;
 
--- Forget what a job has saved, if it has saved anything, and the groups of its children. `cancels`: those that
--- have not ended are cancelled, and go once they have.
+-- Forget the saved steps of a job and the groups of its children. With `cancels`, children that have not ended are
+-- cancelled, and their groups go once they have.
 create function redisjobs_f._forget_steps(job redisjobs.jobs, cancels boolean default false)
   returns void language plpgsql as $$
 declare
@@ -125,15 +125,16 @@ begin
   end if;
 end $$;
 
--- Whether a job has a step that it can be requeued from; null and '' need none.
+-- Return whether a job has a step that it can be requeued from. Null and '' need none.
 create function redisjobs_f._has_step(job redisjobs.jobs, from_key text) returns boolean language plpgsql as $$
 begin
   return coalesce(from_key, '') = '' or job.place = 'dead' and exists (select from redisjobs.steps s
     where s.queue = job.queue and s.id = job.id and s.key = from_key and s.number is not null);
 end $$;
 
--- Forget a step, those that were saved after it or not at all, and the checkpoint; '': all; null: nothing. Returns
--- the fields of the job, which say whether any step is left: what has ended has none.
+-- Forget a step, steps that were saved after it or not at all, and the checkpoint. '' forgets all steps; null
+-- forgets nothing. Return the fields of the job, which say whether any step is left. A job that has ended has no
+-- steps.
 create function redisjobs_f._go_back(job redisjobs.jobs, from_key text) returns jsonb language plpgsql as $$
 declare
   first integer;
@@ -160,8 +161,8 @@ begin
   return job.extra - 'steps';
 end $$;
 
--- Return what jobs have saved, a row each, with the number of the job among these. Meta: how many were looked at;
--- no more once the answer has about 1 MB.
+-- Return the saved steps of jobs, a row each, with the position of the job in `ids`. `meta` is the number of jobs
+-- looked at; the answer stops at about 1 MB.
 create function redisjobs_f.steps(q text, given_ms bigint, ids text[])
   returns table (meta text, job integer, key text, number integer, at_ms bigint, how text, value text,
     version integer)
@@ -186,8 +187,8 @@ begin
   return next;
 end $$;
 
--- Send a signal to a job: a word. A job keeps up to `most` that it has not waited for yet, of up to `most_bytes`.
--- It does not wait for long: the job may be locked.
+-- Send a signal to a job. The answer is a word. A job keeps up to `most` signals that it has not waited for yet,
+-- of up to `most_bytes`. The lock timeout is short, because the job may be locked.
 create function redisjobs_f.signal(q text, given_ms bigint, job_id text, of_name text, its_value text, nonce text,
   most integer, most_bytes integer) returns text language plpgsql set lock_timeout = '2s' as $$
 declare

@@ -1,6 +1,6 @@
--- A worker's lease: it joins, beats, takes over from lost workers, and leaves.
+-- A worker's lease: the worker joins, renews its lease, takes over jobs of lost workers, and leaves.
 
--- Register a worker; `run_id` tells it from another worker with its id. Answers OK or TAKEN.
+-- Register a worker. `run_id` distinguishes it from another worker with its id. The answer is OK or TAKEN.
 create function redisjobs_f.join(q text, given_ms bigint, worker_id text, lease_ms bigint, run_id text)
   returns text language plpgsql as $$
 declare
@@ -25,7 +25,8 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Raise an error if the sequence will give a place in line that a job has: jobs are changed by their places.
+-- Raise an error if the sequence would give a place in line that a job already has. Jobs are changed by their
+-- places.
 create function redisjobs_f._refuse_behind(q text) returns void language plpgsql as $$
 begin
   if redisjobs_f._is_behind(q) then
@@ -36,8 +37,8 @@ begin
   end if;
 end $$;
 
--- Whether a job has a place in line that the sequence has not given yet. Stable, so it sees no job that came after
--- the look at the sequence.
+-- Return whether a job has a place in line that the sequence has not given yet. The function is stable, so it sees
+-- no job that was added after it read the sequence.
 create function redisjobs_f._is_behind(q text) returns boolean language plpgsql stable as $$
 declare
   given constant bigint := (select last_value - case when is_called then 0 else 1 end from redisjobs.line);
@@ -64,7 +65,7 @@ begin
       select from redisjobs.jobs j where j.queue = q and j.place = state
         and j.place in ('dead', 'completed', 'cancelled')
         and j.seq > given order by j.seq limit 1) aside
-  ) or exists (  -- these are not in order, but in the index
+  ) or exists (  -- these states are not in order, but the index has them
     select from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.seq > given
     order by j.worker, j.seq limit 1
   ) or exists (
@@ -76,8 +77,9 @@ begin
   );
 end $$;
 
--- Renew the leases of workers, also of several queues; `facts` are JSON objects. Answers, in order: null for a
--- worker that is fenced, else how often a job of it was to be cancelled, and what an operator asked of it last.
+-- Renew the leases of workers, also of several queues. `facts` are JSON objects. The answer has for each worker,
+-- in order, null if it is fenced; else how many cancels of its jobs were requested, and the last request of an
+-- operator to it.
 create function redisjobs_f.beat(q text, given_ms bigint, queues text[], ids text[], facts text[]) returns text
   language plpgsql as $$
 declare
@@ -88,7 +90,7 @@ begin
   perform set_config('synchronous_commit', 'off', true);
   perform from redisjobs.beats b join unnest(queues, ids) given(queue, id) using (queue, id)
     order by b.queue, b.id for update of b;
-  -- In a statement after the wait for the locks: only so it sees that a worker was fenced meanwhile.
+  -- A separate statement after the wait for the locks: only so does it see that a worker was fenced meanwhile.
   with given as (
     select * from unnest(queues, ids, facts) with ordinality as each(queue, id, facts, at)
   ), moved as (
@@ -102,7 +104,7 @@ begin
   return redisjobs_f._answer(beaten);
 end $$;
 
--- Which of these running jobs are to be cancelled. Answers their places in line.
+-- Return the places in line of the running jobs that have to be cancelled.
 create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], named text[], counted integer[])
   returns text language sql stable as $$
   select redisjobs_f._answer(coalesce(jsonb_agg(j.seq), '[]'))
@@ -111,15 +113,15 @@ create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], na
   where j.queue = q and j.place = 'running' and j.cancelling
 $$;
 
--- Refuse all further calls of a worker; `reclaim` hands back its jobs.
+-- Refuse all further calls of a worker. `reclaim` hands back its jobs.
 create function redisjobs_f._fence(q text, worker_id text, now_ms bigint) returns void language sql as $$
   with gone as (delete from redisjobs.workers where queue = q and id = worker_id returning lease_ms)
   insert into redisjobs.fenced (queue, id, until_ms) select q, worker_id, now_ms + lease_ms + 5000 from gone
   on conflict (queue, id) do update set until_ms = excluded.until_ms
 $$;
 
--- Lock up to 500 running jobs of these workers; return their places in line. Others that are locked have their
--- turn later.
+-- Lock up to 500 running jobs of these workers, and return their places in line. Jobs that another transaction has
+-- locked are skipped until a later call.
 create function redisjobs_f._lock_running(q text, ids text[]) returns bigint[] language plpgsql as $$
 begin
   return array(
@@ -130,7 +132,7 @@ begin
     ) j limit 500);
 end $$;
 
--- Hand back jobs that are locked; return how many.
+-- Hand back jobs that are locked. Return their number.
 create function redisjobs_f._hand_back_all(q text, seqs bigint[], refund boolean, now_ms bigint) returns integer
   language plpgsql as $$
 declare
@@ -145,8 +147,8 @@ begin
   return cardinality(seqs);
 end $$;
 
--- Forget fenced workers that have no jobs any more, and whose ids may come again; not those of which an exchange
--- still runs: it may claim jobs.
+-- Forget fenced workers that have no jobs any more and whose ids may come again. Keep a worker while an exchange
+-- of it runs, because the exchange may claim jobs.
 create function redisjobs_f._forget_fenced(q text, now_ms bigint) returns void language plpgsql as $$
 begin
   with gone as (
@@ -159,8 +161,8 @@ begin
   delete from redisjobs.beats b using gone g where b.queue = q and b.id = g.id;
 end $$;
 
--- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs. It
--- waits for nothing that a lost worker may have locked: that has its turn later.
+-- Fence silent workers that have not renewed their leases since the caller saw them (`untils`), and hand back
+-- their jobs. This does not wait for locks of a lost worker: a later call handles those rows.
 create function redisjobs_f.reclaim(q text, given_ms bigint, worker_id text, silent text[], untils bigint[],
   others boolean) returns text language plpgsql as $$
 declare
@@ -201,7 +203,7 @@ begin
   if fenced <> '{}' or before > (select count(*) from redisjobs.fenced where queue = q) then
     perform redisjobs_f._tell_turn(q);
   end if;
-  -- Workers look every few seconds, and a new one looks for all: what was due long ago are dead rows.
+  -- Workers look every few seconds, and a new worker looks at all jobs. So rows that were due long ago are dead.
   next_due := redisjobs_f._next_due(q, now_ms - 60000);
   return redisjobs_f._answer(jsonb_build_object(
     'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
@@ -213,8 +215,8 @@ begin
     'others', case when others then (select count(*) from (
       select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r
       where worker <> worker_id) else 0 end,
-    -- A worker beats each third of its lease. Where leases are equal, one that was killed counts no more long
-    -- before that.
+    -- A worker renews its lease after each third of it. Where leases are equal, a killed worker stops counting
+    -- long before its lease ends.
     'workers', (select count(*) from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
       where b.queue = q and b.until_ms > now_ms + (select lease_ms / 2 from redisjobs.workers
         where queue = q and id = worker_id)),
@@ -227,7 +229,8 @@ begin
     'server', redisjobs_f._server(), 'now', redisjobs_f._clock(given_ms)));
 end $$;
 
--- Whether this worker is, or becomes, the promoter: the one that looks when jobs are due.
+-- Return whether this worker is the promoter, or becomes it. The promoter is the worker that looks when jobs are
+-- due.
 create function redisjobs_f._may_promote(q text, worker_id text, now_ms bigint)
   returns boolean language plpgsql as $$
 declare
@@ -243,8 +246,8 @@ begin
   return true;
 end $$;
 
--- Hand back all jobs of a worker, and end its lease. Answers how many jobs; 500 means that there may be more: call
--- again.
+-- Hand back all jobs of a worker, and end its lease. Return the number of jobs; 500 means that there may be more,
+-- so call again.
 create function redisjobs_f.release(q text, given_ms bigint, worker_id text, refund boolean, watch boolean)
   returns text language plpgsql as $$
 declare

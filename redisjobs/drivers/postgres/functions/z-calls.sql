@@ -1,11 +1,11 @@
--- How clients call what writes. A statement of a function commits after its answer was sent, so a client that
--- stops reading would keep all locks of its transaction: one frozen worker would stop its queue. So each function
--- that writes has a procedure of its name, with the same arguments: it commits first. It has the answer in its
--- last arguments: the meta, and of a function that returns rows the others, as a JSON array of arrays. A push in a
--- transaction of the user's calls the function.
+-- Procedures for the functions that write. A statement of a function commits after its answer was sent. A client
+-- that stops reading would keep all locks of its transaction, so one frozen worker would stop its queue. Therefore
+-- each function that writes has a procedure with its name and arguments, which commits first. The procedure
+-- returns the answer in its last arguments: `meta`, and for a function that returns rows also the rows, as a JSON
+-- array of arrays. A push within a transaction of the user calls the function.
 --
--- A procedure that commits can't be `security definer`, nor have settings. But it can begin a transaction with our
--- isolation, whatever the session's default is.
+-- A procedure that commits can't be `security definer`, nor have settings. But it can begin a transaction with the
+-- isolation that we need, whatever the session's default is.
 do $$
 declare
   one record;

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- ask: return the states of jobs to a process that waits for them. Note the process for jobs that have not ended:
--- it gets a notification when they end, or report progress.
+-- ask: return the states of jobs to a process that waits for them. For a job that has not ended, note the process:
+-- it gets a notification when the job ends or reports progress.
 --
 -- ARGV[1]  process       the name of its channel; '' = note nothing
 -- ARGV[2]  most_bytes    int     look at no further job once this much was read or is to be returned
@@ -29,8 +29,8 @@ local function text_at(key)
   return type(text) == 'string' and text or nil
 end
 
--- Note that the process waits. A job keeps the newest 2,400 bytes of names, about 100 processes; the others ask
--- once a minute. We don't split the names: each of 500 jobs may have that many.
+-- Note that the process waits. A job keeps the newest 2,400 bytes of names, about 100 processes. Other processes
+-- ask once a minute. The names are not split, because each of 500 jobs may have that many.
 local function note(id, names)
   local first, last = string.find(names, process, 1, true)
   local before, behind = string.byte(names, (first or 1) - 1) or 32, string.byte(names, (last or 0) + 1) or 32

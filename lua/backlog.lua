@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- backlog: since when the oldest ready jobs have been ready, and how many workers there are. Writes nothing.
+-- backlog: return since when the oldest ready jobs have been ready, and the number of workers. Writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- Returns  {now ms, workers, {priority, since, ...}}: since is an entry id, or the due time (ms) of a job that is

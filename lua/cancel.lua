@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler. A call that is repeated, as
--- its reply was lost, gets the same answer, although the job may have ended, or another one may have its id.
+-- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler. A call that is repeated
+-- because its reply was lost gets the same answer. That holds even if the job has ended meanwhile, or another job
+-- has its id.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  nonce         tells this cancel from others

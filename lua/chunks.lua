@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- chunks: return chunks that a job has emitted, behind an id. Writes nothing.
+-- chunks: return chunks that a job has emitted, after an id. Writes nothing.
 --
 -- ARGV[1]  job           its id
 -- ARGV[2]  began         the first part of the id to go on from, ms; '0' for the first chunk. An id of an earlier

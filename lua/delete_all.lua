@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- delete_all: delete the dead letters that match a filter, newest first, a step at a time, as requeue_all does.
+-- delete_all: delete the dead letters that match a filter, newest first. It works in steps, like requeue_all.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any

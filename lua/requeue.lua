@@ -15,7 +15,7 @@
 -- ARGV[10] now_ms        int ms; '' = the server's clock
 -- Returns  OK           ready, or delayed
 --          INDEPENDENT  ready, or delayed; it was a child, and is a job by itself now, because its parent has gone
---                       on
+--                        on
 --          NOT_FOUND    there is no such dead letter, or kept job; nothing was written
 --          DUPLICATE    another job holds its unique key; nothing was written
 --          NO_STEP      it has saved no step of this key; nothing was written

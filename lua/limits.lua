@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- limits: list the limits of job names, the jobs that run under them, and the waiting lines; in steps. Writes
+-- limits: list the limits of job names, the jobs that run under them, and the waiting lines, in steps. Writes
 -- nothing.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
@@ -16,7 +16,7 @@ local function waiting_lines(last)
   for number, stream in ipairs(streams) do
     if has_many(stream) then others[#others + 1] = number end
   end
-  local most = #others > 0 and 2000 or 500 -- a client counts the jobs of many lines in the time of a few
+  local most = #others > 0 and 2000 or 500 -- a client counts the jobs of many lines about as fast as of a few
   local page = redis.call('ZRANGE', KEYS.lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
   for _, stream in ipairs(#page > 0 and streams or {}) do -- count for all lines: Redis can't list only some

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- pause: keep the jobs of a queue, or of one name, from starting. Running jobs go on.
+-- pause: stop the jobs of a queue, or of one name, from starting. Running jobs continue.
 --
 -- ARGV[1] name         job name; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock

@@ -2,7 +2,7 @@
 -- push_one: add one small job that push_plain would take. Refused whole when Redis is out of memory.
 --
 -- Most jobs are pushed one by one. A script that runs now and then finds nothing in the processor's caches, so
--- each of its steps costs time: this is push_plain without the steps that many jobs need.
+-- each of its steps costs time. This script is push_plain without the steps that only many jobs need.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker.
+-- release: hand back all jobs of a worker that ends, or is known to be dead. Forget the worker.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  refund        '1': the deliveries do not count: no handler runs any more; '0': they count: a job may
@@ -43,5 +43,5 @@ if released > 0 then
   count('released', released)
   tell('released ' .. released)
 end
-tell_turn() -- this worker may have been the one to look then
+tell_turn() -- this worker may have had to look at that turn
 return released

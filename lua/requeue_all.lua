@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- requeue_all: requeue the dead letters that match a filter, newest first, a step at a time. The next step goes on
--- after the last letter that this one looked at, so no step takes a new dead letter.
+-- requeue_all: requeue the dead letters that match a filter, newest first, in steps. The next step begins after
+-- the last letter that this one looked at, so no step takes a new dead letter.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any

@@ -13,7 +13,7 @@ expect('hash', KEYS.layout)
 if name ~= '' then
   expect('hash', KEYS['paused:names'])
   expect('zset', KEYS.turns, KEYS.lines)
-  -- A new note each time: an unpark that began before must not take it for its own.
+  -- A new note each time, so that an unpark that began before does not take it for its own.
   if redis.call('HDEL', KEYS['paused:names'], name) == 1 then
     redis.call('HSET', KEYS.layout, 'unpark', string.format('%.3f', exact_ms))
     give_turns(name, '', now_ms)

@@ -1,10 +1,10 @@
 #!lua flags=no-writes,allow-oom
--- scan: list jobs of one state that match a filter, in steps: ready and running jobs by priority and age, delayed
--- jobs by due time, suspended jobs by the time that they wait for at the latest, dead letters and ended jobs
+-- scan: list jobs of one state that match a filter, in steps. Ready and running jobs come by priority and age,
+-- delayed jobs by due time, and suspended jobs by the latest end of their wait. Dead letters and ended jobs come
 -- newest first. Writes nothing.
 --
 -- A step begins after the place of the last job that the step before looked at, even if that job is gone. So a
--- later step brings no new dead letter, and no job twice while it stays in its place.
+-- later step returns no new dead letter, and no job twice while it stays in its place.
 --
 -- ARGV[1]  state         ready, running, delayed, suspended, dead, completed or cancelled
 -- ARGV[2]  after         where the step before stopped; '' to begin
@@ -67,8 +67,8 @@ local function look_at_aside(entry, fields)
   return is_over()
 end
 
--- The oldest leases of these consumers, in order, up to some 2,000. If one consumer has far more than the others
--- there are fewer: the list ends where that consumer's page ends.
+-- Return the oldest leases of these consumers, in order, up to about 2,000. If one consumer has far more than the
+-- others there are fewer: the list ends where that consumer's page ends.
 local function leases_of(stream, consumers, from)
   local most, page, orders, known = math.max(4, math.floor(2000 / #consumers)), {}, {}, nil
   for _, consumer in ipairs(consumers) do
@@ -86,8 +86,8 @@ local function leases_of(stream, consumers, from)
   return page, not known
 end
 
--- The next leases, oldest first, and whether there are no more. Far more jobs may wait than run: then ask each
--- consumer, if there are few, at most twice in a step.
+-- Return the next leases, oldest first, and whether there are no more. Far more jobs may wait than run. Then ask
+-- each consumer, if there are few, at most twice in a step.
 local asked, one_worker = 0, wanted.worker
 local function running(stream, from)
   if one_worker ~= '' then return leases_of(stream, {one_worker}, from) end
@@ -157,7 +157,7 @@ if state == 'ready' or state == 'running' then
   if state == 'ready' then
     number, from = walk(number, from, 1048576, younger, look_at)
   else
-    wanted.worker = '' -- the leases are those of this worker
+    wanted.worker = '' -- the leases all belong to this worker
     number, from = walk_running(number, from)
   end
   left_off = number > 0 and number .. ' ' .. from or ''

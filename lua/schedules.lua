@@ -6,12 +6,12 @@
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   only this one; '': all of them
--- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
+-- ARGV[3] after  int  only schedules whose last change has a higher number; '': all of them
 -- ARGV[4] bytes  int  about how many bytes to return
 -- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock;
 --         the number of the last change of all; the change after which the next page begins, '' at the end; 1 if
---         any scheduler is there, else 0; the names of removed schedules; and the schedules, each with 1 if a
---         living scheduler declares it. Fields may be missing if another program wrote the key.
+--         any scheduler is running, else 0; the names of removed schedules; and the schedules, each with 1 if a
+--         running scheduler declares it. Fields may be missing if another program wrote the key.
 
 --- @include now expect field bytes_of is_declared whole last_change times
 local now_ms, exact_ms = now(ARGV[1])

@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom
--- statistics: read the statistics of the last minutes, or ten minutes, up to 120 of them or 1 MB a step. Writes
--- nothing.
+-- statistics: read the statistics of the last minutes or ten minutes. A step returns up to 120 intervals, or 1 MB.
+-- Writes nothing.
 --
 -- ARGV[1]  minutes       int     the length of an interval: 1 or 10
 -- ARGV[2]  count         int     how many intervals, with the current one
@@ -17,7 +17,7 @@ local prefix = minutes == 1 and KEYS['minute:'] or KEYS['ten:']
 local last = math.floor(now_ms / 60000 / minutes)
 local first = math.max(tonumber(ARGV[3]) or 0, last - count + 1)
 
--- The fields of an interval, and their bytes; a key of another type has none.
+-- Return the fields of an interval, and their bytes. A key of another type has none.
 local function read(key)
   local found, bytes = {}, 0
   if #ARGV < first_field then

@@ -36,7 +36,7 @@ local function over(stream, age_ms, excess)
   return going, true
 end
 
--- Another job may have the id and the locator by now: only a locator that names this entry goes with it.
+-- Another job may have the id and the locator by now, so delete only a locator that names this entry.
 local function throw_away(stream, going)
   local place = string.match(stream, '[^:]+$')
   local entries, ids, pushes = {}, {}, {}

@@ -5,8 +5,9 @@
 -- ARGV[1]  after         where the step before stopped; '0' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {after, now ms, worker, end of its lease in ms, {value, ...}, ...}: where the next step goes on, '0' at
---          the end; then three values for each worker, the last with its host, pid, started, concurrency, running,
---          version, names, state, wish. A worker that is there from the first step to the last comes at least once
+--          the end; then three values for each worker. The last has its host, pid, started, concurrency, running,
+--          version, names, state, wish. A worker that is registered from the first step to the last comes at least
+--          once
 
 --- @include now
 local after, now_ms = ARGV[1], now(ARGV[2])

@@ -10,8 +10,8 @@ local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier
   local group, steps, counts = KEYS['children:'] .. step.token, KEYS['steps:'] .. step.parent, pushing.counts
   expect('hash', group, steps)
   for i = 1, many do
-    local one =
-      {at = at, id = arguments[at], key = arguments[at + 4], child_of = arguments[at + 8 + tonumber(arguments[at + 8])]}
+    local one = {at = at, id = arguments[at], key = arguments[at + 4], child_of =
+      arguments[at + 8 + tonumber(arguments[at + 8])]}
     one.index = string.match(one.child_of, '%d+$')
     one.is_named = one.id ~= step.token .. '-' .. one.index
     if one.key ~= '' then

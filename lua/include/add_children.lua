@@ -1,9 +1,9 @@
--- add_children: add children of a step, each once, and note in their group those that can't be added. `arguments`
--- has them from `at` on, as for push; `step` has the `parent`'s id, the `key` of the step, the `token` and the
--- `total` of the group, and the `version` of the handler. For `earlier` see pusher.
+-- add_children: add children of a step, each once, and note in their group the children that can't be added.
+-- `arguments` has them from `at` on, as for push. `step` has the `parent`'s id, the `key` of the step, the `token`
+-- and the `total` of the group, and the `version` of the handler. For `earlier` see pusher.
 -- Returns OK; PARTIAL, if it has stopped after 1 MB of the jobs that have their ids or keys; or SPOILED: nothing
--- was written. Then a text: for each that was looked at 1 if it was added, or the error, as in settle's answer;
--- and the pusher.
+-- was written. Then a text, as in settle's answer: for each child looked at 1 if it was added, or the error. Then
+-- the pusher.
 --- @include pusher is_taken stored expect forget_ends field whole
 local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier)
   local pushing, children, indexes, ids = pusher(arguments, now_ms, exact_ms, earlier), {}, {}, {}
@@ -39,8 +39,8 @@ local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier
   local located = many > 0 and redis.call('HMGET', KEYS.jobs, unpack(ids)) or {}
 
   local here = {} -- ids of children that were added in this call
-  -- Why a child is not added, in a word for its group; 'ours' if it was added before. Else nil, and a leftover
-  -- member of `due`.
+  -- Return why a child is not added, in a word for its group; 'ours' if it was added before. Else return nil and a
+  -- leftover member of `due`.
   local function against(one, i)
     if ended[i] or located[i] and not one.is_named then return 'ours' end
     if here[one.id] then return 'exists ' .. one.id end -- it is in the locator only after this loop

@@ -1,6 +1,6 @@
--- arrival: when the next job of a bucket would start at an even rate, in µs: the "theoretical arrival time" of the
--- generic cell rate algorithm. A note later than a burst allows is corrected: the clock was set back, or the limit
--- changed.
+-- arrival: when the next job of a bucket would start at an even rate, in µs. This is the "theoretical arrival
+-- time" of the generic cell rate algorithm. A note later than a burst allows is corrected: the clock was set back,
+-- or the limit changed.
 --- @include whole
 local function arrival(bucket, limit, now_us)
   local noted = redis.pcall('GET', KEYS['rate:'] .. bucket)

@@ -1,6 +1,6 @@
--- end_child: if a job is a child, note in its group how it has ended: `word` as for conclude, and `text`, for a
--- dead letter its error type, its reason with `_` for spaces, and its error. The last child of a group wakes the
--- parent; if the parent has ended, the group goes.
+-- end_child: if a job is a child, note in its group how it has ended. `word` is as for conclude. For a dead
+-- letter, `text` is its error type, its reason with `_` for spaces, and its error. The last child of a group wakes
+-- the parent; if the parent has ended, the group is deleted.
 --- @include field locate unpacked wake member whole
 local function end_child(fields, word, text, now_ms)
   local token, index = string.match(field(fields, 'child_of') or '', '^(%S+) (%d+)$')

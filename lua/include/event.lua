@@ -1,4 +1,4 @@
--- event: a line of a job's history: when, what happened, to which worker and attempt, and a note in one line.
+-- event: a line of a job's history: the time, the event, the worker and attempt, and a note in one line.
 --- @include whole
 local function event(now_ms, what, worker, attempt, note)
   worker = (string.gsub(worker or '-', '%s', '_'))

@@ -1,7 +1,6 @@
 -- follow_ups: push the jobs that a job pushes as it is done, all or none. `arguments` has them from `at` on, as
--- for push;
--- `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see pusher.
--- Returns OK, PARTIAL or SPOILED, the text after it as in settle's answer, and the pusher.
+-- for push. `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see
+-- pusher. Returns OK, PARTIAL or SPOILED, the text after it as in settle's answer, and the pusher.
 --- @include pusher is_taken expect forget_ends free
 local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms, earlier)
   local pushing, pushes, looked = pusher(arguments, now_ms, exact_ms, earlier), {}, 0
@@ -35,7 +34,7 @@ local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms
     if not (one.is_taken or added[one.id] or keeper) then
       if replaced or not is_partial then pushing.add(one.at, one.stale) end
       if not replaced then bits[i], added[one.id], added[#added + 1] = '1', true, one.id end
-      -- Free such a key now: reading its holder again may take all of the next call.
+      -- Free such a key now: reading its holder again may use up all of the next call.
       if is_partial and not replaced and one.was_held then
         free(one.key, redis.call('GET', KEYS['unique:'] .. one.key))
       end

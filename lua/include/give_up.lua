@@ -1,14 +1,13 @@
 -- give_up: free the shares of jobs that no longer run, and give the next in line a turn. `places` are as in the
--- locator. With
--- `refund` their starts do not count for the rate either, unless they have gone on after a wait, which has spent
--- none.
+-- locator. With `refund` their starts do not count for the rate either. A job that continued after a wait has
+-- spent none of the rate, so it gets nothing back.
 --- @include limit_of whole entry_at goes_on
 local function give_up(places, now_ms, refund)
   if #places == 0 or redis.call('EXISTS', KEYS.shares) == 0 then return end
 
   local function has_spent(place)
     local priority, entry = string.match(place, '^(%S+) (.+)$')
-    -- a share is of a running job
+    -- Only a running job has a share, so these streams are enough.
     local ready = {high = KEYS['ready:high'], normal = KEYS['ready:normal'], low = KEYS['ready:low']}
     local fields = entry_at(ready[priority], entry)
     return not (fields and goes_on(fields))

@@ -1,5 +1,5 @@
--- history: what happened to a job that is not usual, a line each: the lines of its entry, those noted since the
--- entry was written, and `one`. '' if there are none.
+-- history: the unusual events of a job, a line each: the lines of its entry, lines noted since the entry was
+-- written, and `one`. '' if there are none.
 --- @include field add_line
 local function history(fields, place, one)
   local text, noted = field(fields, 'history') or '', redis.pcall('HGET', KEYS.history, place)

@@ -1,4 +1,4 @@
--- is_declared: whether a living scheduler declares a schedule; `schedule` returned the argument. A report in the
+-- is_declared: whether a running scheduler declares a schedule; `schedule` returned the argument. A report in the
 -- future does not count: the clock was set back, and that scheduler may be gone.
 local function is_declared(known, now_ms)
   --- @include times

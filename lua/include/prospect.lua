@@ -1,8 +1,11 @@
--- prospect: what a claim would find, as a sum: 1 if jobs were handed back, or the inbox has entries; plus 32 or 64
--- if the first of them are in the second or third stream; 2 if some jobs may not start; only 4 if the queue is
--- paused. Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for
--- each how many of those one read may fetch (0: any number): 16 MB if all were as large as the largest, which
--- takes Redis some 10 ms.
+-- prospect: what a claim would find, as a sum:
+--   1         jobs were handed back, or the inbox has entries
+--   32 or 64  the first of them are in the second or third stream
+--   2         some jobs may not start
+--   4         alone: the queue is paused
+-- Then the number of never delivered jobs of each stream, or its length if Redis has lost count. Then for each
+-- stream the number of those that one read may fetch (0: any number): 16 MB if all were as large as the largest,
+-- which takes Redis about 10 ms.
 --- @include streams any_back group field
 local function prospect(restricted)
   local finds, unread, most_bytes = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}, 16777216

@@ -20,7 +20,7 @@ local function recent_ends(sent_ms, now_ms, since_ms, ...)
         end
       end
     end
-    -- Then look once more, for the time of a clock that was set back.
+    -- Then look again, at the time of a clock that was set back.
     first_ms, last_ms, since_ms = since_ms and since_ms - ahead_ms, since_ms and since_ms + remembered_ms, nil
   end
   return false, ended

@@ -1,5 +1,5 @@
--- schedule: the fields of a schedule, except those of its job; nil if there is no such schedule; 'SPOILED' if the
--- key is of another type, or has a time that is no number.
+-- schedule: the fields of a schedule, except the fields of its job; nil if there is no such schedule; 'SPOILED' if
+-- the key is of another type, or has a time that is no number.
 local function schedule(name)
   local key = KEYS['schedule:'] .. name
   local kind = redis.call('TYPE', key).ok

@@ -1,5 +1,5 @@
 -- stored: the fields of a job at the place in its locator, and its priority if it is delayed; nil if there are
--- none. For a delayed job that can't be read, the only field is an `error` that says so.
+-- none. A delayed job that can't be read has one field, `error`, with the reason.
 --- @include stream_of entry_at unpacked
 local function stored(job, located)
   local place, entry = string.match(located, '^(%S+) ?(%S*)')

@@ -1,6 +1,6 @@
 -- take_in: push the entries that people put into the inbox with redis-cli, up to 100 entries or about 1 MB. An
--- entry becomes a job in the call that deletes it, so it is pushed once. If a job with the id that it gives is on
--- the queue, nothing is added. An entry that can't be a job becomes a dead letter that says why. Returns {id,
+-- entry becomes a job in the call that deletes it, so it is pushed once. If a job with its given id is on the
+-- queue, nothing is added. An entry that can't be a job becomes a dead letter with the reason. Returns {id,
 -- UNDECODABLE} for each of these.
 --- @include field bytes_of whole pushed_at is_taken add_job forget_ends reject remove count tell expect
 local function take_in(now_ms, exact_ms)
@@ -11,7 +11,7 @@ local function take_in(now_ms, exact_ms)
   local known = {name = true, parameters = true, priority = true, id = true, delay = true}
   local priorities = {high = true, normal = true, low = true}
 
-  -- Returns why an entry can't be a job; nil if it can.
+  -- Return why an entry can't be a job; nil if it can.
   local function fault(fields)
     for i = 1, #fields, 2 do
       if not known[fields[i]] then
@@ -56,7 +56,7 @@ local function take_in(now_ms, exact_ms)
     count('pushed', 1)
   end
 
-  -- A stream that was given the largest entry id takes no more jobs: then write none. Any other error ends the
+  -- A stream that was given the largest entry id takes no more jobs. Then write none. Any other error ends the
   -- script.
   local function fault_of_push(entry, fields)
     local pushed, problem = pcall(push, entry, fields)

@@ -1,8 +1,8 @@
 -- viewer: returns a function that makes a job's row, with '' for a value that does not apply:
 --   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why,
 --   progress, history}
--- place: for a delayed job `delayed:` and its priority. held: 1 if it is. idle: how long its consumer has had it.
--- why: what keeps it from starting, besides its place in line and due time. A key of another type is no reason.
+-- place: for a delayed job `delayed:` and its priority. held: 1 if it is held. idle: how long its consumer has had
+-- it. why: the reason it can't start, besides its place in line and due time. A key of another type is no reason.
 --- @include field is_waiting whole history
 local function viewer(now_ms)
   -- Only commands that every role with read access may run.

@@ -1,4 +1,4 @@
--- walk_group: go through the dead letters of one kind that come before `after`, as walk_back does through all.
+-- walk_group: go through the dead letters of one kind that come before `after`, like walk_back goes through all.
 -- `after` is the score and the member of a letter in the group.
 --- @include rank_after entry_at page bytes_of
 local function walk_group(kind, after, look_at)

@@ -19,8 +19,7 @@
 --          ended     1 if its push was remembered as ended within the last minute
 
 --- @include now locate stored entry_at stream_of streams holder leases group field bytes_of kind_of recent_ends
---- @include mark whole
---- @include is_waiting
+--- @include mark whole is_waiting
 local job, key, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
 local most, most_bytes = 1000, 1048576
 local count, bytes = 0, 0

@@ -17,8 +17,8 @@
 --          corrected}
 
 --- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member
---- @include parted unpacked
---- @include wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in whole
+--- @include parted unpacked wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in
+--- @include whole
 local part, repairs, place, from = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local now_ms, exact_ms = now(ARGV[5])
 local first_member = 6

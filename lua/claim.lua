@@ -21,10 +21,8 @@
 --          FENCED     the worker's record is gone; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote
---- @include take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell
---- @include due_in with_steps
---- @include new_group
+--- @include take_turns entry_at mark_of field reject finish_one whole hand_back bytes_of dead_letter remove
+--- @include tell_others prospect tell due_in with_steps new_group
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -181,8 +179,8 @@ local function take_released(number, stream)
       if outcome == 'passed over' and passed_bytes >= most_bytes then
         goes_on = true
         return
-      -- The next job of `alone` may come before the rest.
       elseif outcome ~= 'claimed' and pending[2] == 'alone' then
+        -- The next job of `alone` may come before the rest.
         rest = {unpack(page, i + 1)}
         break
       end

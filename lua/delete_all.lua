@@ -9,7 +9,7 @@
 -- ARGV[6]  worker        that has it; for ended jobs and dead letters, that had it; '': any
 -- ARGV[7]  older_ms      int ms  since it died; '': any
 -- ARGV[8]  now_ms        int ms; '' = the server's clock
--- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids that were deleted
+-- Returns  {after, id, ...}: where the next step begins, '' at the end; and the ids that were deleted
 
 --- @include now expect slot letters push_of field finish group_out forget_steps
 local older_ms, now_ms = tonumber(ARGV[7]), now(ARGV[8])

@@ -10,7 +10,7 @@
 -- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' for none),
 --           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome,
 --           result, until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field
---           values, then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in
+--           values, then the entry's names and values; then in the same way its saved steps (see `steps:<id>` in
 --           the README) and its signals; then the number of its groups of children; and for each its token and in
 --           the same way its record
 -- Returns  a word for each job:
@@ -21,8 +21,7 @@
 --          OVERSIZED      it has more values than a script can add; only that was noted
 
 --- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside
---- @include time_of tell
---- @include keep_signals
+--- @include time_of tell keep_signals
 local now_ms, exact_ms = now(ARGV[1])
 local noted = KEYS['imported:'] .. ARGV[2]
 local first_job = 3

@@ -31,8 +31,7 @@
 --          FENCED  the worker's record is gone; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back
---- @include has_many
---- @include leases is_waiting event
+--- @include has_many leases is_waiting event
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6

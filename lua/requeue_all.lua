@@ -12,7 +12,7 @@
 -- ARGV[8]  wait_ms       ms      until the first job may run; 0 or less: now
 -- ARGV[9]  pause_ms      ms      between one job and the next
 -- ARGV[10] now_ms        int ms; '' = the server's clock
--- Returns  {after, duplicates, id, ...}: where the next step goes on, '' at the end; how many stay dead letters
+-- Returns  {after, duplicates, id, ...}: where the next step begins, '' at the end; how many stay dead letters
 --          because another job holds their unique key; and the ids of the requeued jobs. A job with too many
 --          fields stays, too; all do if the ready streams have no entry ids left
 

@@ -16,11 +16,10 @@
 -- ARGV[8]  worker        that has it; for ended jobs and dead letters, that had it; '': any
 -- ARGV[9]  older_ms      int ms  since it was pushed, died or ended; '': any
 -- ARGV[10] now_ms        int ms; '' = the server's clock
--- Returns  {after, row, ...}: where the next step goes on, '' at the end; and the jobs' rows, see include/viewer
+-- Returns  {after, row, ...}: where the next step begins, '' at the end; and the jobs' rows, see include/viewer
 
 --- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted
---- @include stored
---- @include entry_at walk walk_back walk_group rank_after
+--- @include stored entry_at walk walk_back walk_group rank_after
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[9])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7], worker = ARGV[8]}

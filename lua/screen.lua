@@ -11,8 +11,7 @@
 --          FENCED  the worker's record is gone; nothing was written
 
 --- @include now alive expect streams restrictions limiter entry_at field hand_back give_up leases tell_turn slot
---- @include kept ends
---- @include mark_of finish_one whole tell_others
+--- @include kept ends mark_of finish_one whole tell_others
 local worker, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 

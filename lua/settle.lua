@@ -77,8 +77,7 @@
 --          STALE       a later batch of this lane came before; nothing was written for any job
 
 --- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
---- @include with_history
---- @include tell tell_others restrictions promote prospect due_in
+--- @include with_history tell tell_others restrictions promote prospect due_in
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
@@ -198,9 +197,8 @@ end
 -- for each. Functions that only these jobs need are defined here; defining one costs 0.1 µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay
-  --- @include enqueue remove
-  --- @include dead_letter count event note_event signals_of keep_signals wake member add_children groups_of
-  --- @include cancel_group emit_chunks keep_reported
+  --- @include enqueue remove dead_letter count event note_event signals_of keep_signals wake member add_children
+  --- @include groups_of cancel_group emit_chunks keep_reported
   local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 

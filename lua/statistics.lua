@@ -7,7 +7,7 @@
 -- ARGV[3]  after         int     where the step before stopped, or the number of the first interval; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5..] the fields to read; none: all
--- Returns  {after, now ms, number, {field, value, ...}, ...}: where the next step goes on, '' at the end; then
+-- Returns  {after, now ms, number, {field, value, ...}, ...}: where the next step begins, '' at the end; then
 --          each interval that has some of the fields, by its number: time since 1970, divided by the length
 
 --- @include now whole

@@ -17,8 +17,8 @@
 --          PARTIAL    not looked at, because the jobs before it are large; nothing was written
 
 --- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field
---- @include history with
---- @include pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of read_children
+--- @include history with pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of
+--- @include read_children
 local now_ms, name, most_outcomes = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local first_job = 4
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}

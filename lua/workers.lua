@@ -4,7 +4,7 @@
 --
 -- ARGV[1]  after         where the step before stopped; '0' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  {after, now ms, worker, end of its lease in ms, {value, ...}, ...}: where the next step goes on, '0' at
+-- Returns  {after, now ms, worker, end of its lease in ms, {value, ...}, ...}: where the next step begins, '0' at
 --          the end; then three values for each worker. The last has its host, pid, started, concurrency, running,
 --          version, names, state, wish. A worker that is registered from the first step to the last comes at least
 --          once

@@ -1,8 +1,7 @@
 -- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second
 -- then writes the rest for all. A job gets its unique key again, if it held that key until its end.
 --- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line
---- @include time_of
---- @include key_holder with_steps forget_steps
+--- @include time_of key_holder with_steps forget_steps
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({

@@ -1,8 +1,8 @@
--- Which role of the database may do what. A release that is installed later gives its functions to these roles
--- too.
+-- The parts of the work that each role of the database may do. A release that is installed later gives its
+-- functions to these roles too.
 create table redisjobs.roles (role name not null, part text collate "C" not null, primary key (role, part));
 
--- Let a role do a part of the work: see docs/how-to/restrict-access.md. Run it again as often as you like.
+-- Let a role do a part of the work: see docs/how-to/restrict-access.md. It is safe to run it again.
 create function redisjobs.allow(role name, part text) returns void language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 declare

@@ -11,7 +11,7 @@ create table redisjobs.taken (
   taken_ms bigint not null,
   name text collate "C" not null, parameters text not null, extra jsonb, nonce text collate "C",
   unique_key text collate "C", limit_key text collate "C", history text,
-  -- what it has saved, a list; each like a row of the table `steps`; null: nothing
+  -- its saved steps, a list; each like a row of the table `steps`; null: none
   steps jsonb,
   signals jsonb,                            -- like those of a job
   -- by token, how the children have ended: a list of state, value, error and error type each
@@ -19,7 +19,7 @@ create table redisjobs.taken (
   primary key (queue, place)
 );
 
--- Where a mover took a schedule when it paused it; '': no mover did.
+-- The store to which a mover took a schedule when it paused it; '': no mover did.
 alter table redisjobs.schedules add column moved_to text not null default '';
 
 -- Jobs from another store that this one refused, by their places there: see redisjobs/model/moving.py.

@@ -1,18 +1,25 @@
 #!lua flags=no-writes,allow-oom
--- ahead: return where a job stands: how many jobs start before it, and what it waits for besides. `find` has the job itself.
--- It counts up to 1,000 jobs, and reads up to about 1 MB. Writes nothing.
+-- ahead: return the place of a job: how many jobs start before it, and other reasons why it waits. `find` returns
+-- the job itself. The script counts up to 1,000 jobs, and reads up to about 1 MB. It writes nothing.
 --
 -- ARGV[1]  job           job id; '' = the job that holds the key
 -- ARGV[2]  key           a unique key; '' = none
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
--- Returns  {now ms, job id, ttl, ahead, more, bucket, turn, limit, running, {worker, job id, ...}, held, promoter, alike, inbox, ended}:
---          the holder of the key, or ''; for how many ms it holds the key, -1: until it ends; how many jobs start before it; 1 if
---          there are more. If it waits in a line: its bucket, or ''; when the next of it may start, ms or ''; the limit of its name;
---          how many jobs run under it, and some of these. Since when it is held, ms or ''; the promoter; how many dead letters are
---          of its kind; 1 if it is an entry of the inbox; 1 if its push was remembered as ended within the last minute
+-- Returns  {now ms, job id, ttl, ahead, more, bucket, turn, limit, running, {worker, job id, ...}, held, promoter,
+--          alike, inbox, ended}
+--          job id    of the holder of the key, or ''
+--          ttl       ms for which it holds the key; -1: until it ends
+--          ahead     number of jobs that start before it; more: 1 if there are more
+--          bucket    if it waits in a line, its bucket; else ''. turn: when the next job of the line may start, ms
+--                    or ''; limit: of its name; running: number of jobs under it, and some of these
+--          held      since when it is held, ms or ''
+--          promoter  the worker that promotes
+--          alike     number of dead letters of its kind
+--          inbox     1 if it is an entry of the inbox
+--          ended     1 if its push was remembered as ended within the last minute
 
---- @include now locate stored entry_at stream_of streams holder leases group field bytes_of kind_of recent_ends mark whole
---- @include is_waiting
+--- @include now locate stored entry_at stream_of streams holder leases group field bytes_of kind_of recent_ends
+--- @include mark whole is_waiting
 local job, key, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
 local most, most_bytes = 1000, 1048576
 local count, bytes = 0, 0
@@ -37,7 +44,8 @@ local function count_unread(stream, until_entry)
   end
 end
 
--- Count the jobs that start before a ready one: of higher priorities, handed back, or older. In a waiting line, those of the line.
+-- Count the jobs that start before a ready job: jobs of higher priorities, jobs that were handed back, and older
+-- jobs. For a job in a waiting line, count the jobs of that line.
 local function count_ahead(place, entry, consumer)
   local in_line = string.match(consumer or '', '^line:.*')
   for _, stream in ipairs(streams) do
@@ -49,7 +57,7 @@ local function count_ahead(place, entry, consumer)
   end
 end
 
--- Some of the jobs that run under the limit of a bucket: worker, job id, ...
+-- Return some of the jobs that run under the limit of a bucket: worker, job id, ...
 local function running_in(bucket)
   local found = {}
   for _, there in ipairs(redis.call('ZRANGE', KEYS['holders:'] .. bucket, 0, 9)) do
@@ -86,9 +94,11 @@ elseif fields and place ~= 'delayed' then
   end
 elseif not place and job ~= '' then
   said.inbox = entry_at(KEYS.inbox, job) and 1 or 0
-  -- A refused push is remembered as one that ended, too: see `refuse` in push.
+  -- A refused push is remembered like one that ended: see `refuse` in push.
   local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job), mark('refused ' .. job))
   said.ended = ended and not ended[2] and 1 or 0
 end
-return {whole(now_ms), job, ttl, math.min(count, most), is_full() and 1 or 0, said.bucket or '', said.turn, said.limit, said.running,
-  said.some, redis.call('HGET', KEYS.held, job) or '', redis.call('GET', KEYS.promoter) or '', said.alike, said.inbox, said.ended}
+return {whole(now_ms), job, ttl, math.min(count, most), is_full() and 1 or 0, said.bucket or '', said.turn,
+  said.limit, said.running,
+  said.some, redis.call('HGET', KEYS.held, job) or '', redis.call('GET', KEYS.promoter) or '', said.alike,
+  said.inbox, said.ended}

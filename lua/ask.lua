@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- ask: return the states of jobs to a process that waits for them. Note the process for jobs that have not ended: it gets
--- a notification when they end, or report progress.
+-- ask: return the states of jobs to a process that waits for them. For a job that has not ended, note the process:
+-- it gets a notification when the job ends or reports progress.
 --
 -- ARGV[1]  process       the name of its channel; '' = note nothing
 -- ARGV[2]  most_bytes    int     look at no further job once this much was read or is to be returned
@@ -29,8 +29,8 @@ local function text_at(key)
   return type(text) == 'string' and text or nil
 end
 
--- Note that the process waits. A job keeps the newest 2,400 bytes of names, about 100 processes; the others ask once a minute.
--- We don't split the names: each of 500 jobs may have that many.
+-- Note that the process waits. A job keeps the newest 2,400 bytes of names, about 100 processes. Other processes
+-- ask once a minute. The names are not split, because each of 500 jobs may have that many.
 local function note(id, names)
   local first, last = string.find(names, process, 1, true)
   local before, behind = string.byte(names, (first or 1) - 1) or 32, string.byte(names, (last or 0) + 1) or 32
@@ -42,7 +42,9 @@ end
 
 local function ended(id, place)
   local said = text_at(KEYS['outcome:'] .. id)
-  if not said then return {place == 'completed' and 'NOT_KEPT' or place == 'cancelled' and 'CANCELLED' or 'NOT_FOUND'} end
+  if not said then
+    return {place == 'completed' and 'NOT_KEPT' or place == 'cancelled' and 'CANCELLED' or 'NOT_FOUND'}
+  end
   local word, text = string.match(said, '^(%S+) ?(.*)$')
   if word == 'cancelled' then return {'CANCELLED'} end
   if word == 'refused' then return {'REFUSED', text} end
@@ -61,7 +63,9 @@ local function standing(job)
   bytes = bytes + bytes_of(fields)
   if place == 'dead' then
     local said = {'DEAD'}
-    for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end
+    for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do
+      said[i + 1] = field(fields, name) or ''
+    end
     return said
   end
   pending[#pending + 1] = job

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- ask_worker: ask a worker to claim no more jobs, to claim again, or to stop. Its next beat finds the wish.
+-- ask_worker: ask a worker to claim no more jobs, to claim again, or to stop. Its next beat finds the request.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  wish          quiet, resume or stop

@@ -1,38 +1,44 @@
 #!lua flags=allow-oom
--- audit: check that the keys of a queue agree with each other, a step at a time: the entries of a stream, or members of another
--- key that the caller has listed. Each is checked at one instant, so a busy queue has no faults. It ends after 500 of them, or
--- about 1 MB. With `repair` it corrects what loses no job.
+-- audit: check that the keys of a queue agree with each other, one step at a time. A step checks the entries of a
+-- stream, or members of another key that the caller has listed. All of them are checked at one instant, so a busy
+-- queue shows no false faults. A step ends after 500 entries or members, or about 1 MB. With `repair`, the script
+-- makes corrections that lose no job.
 --
--- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held, waiters, signals, history, shares,
---                        lines, groups, letters, unique, steps, children, worker, holders, group, schedule
+-- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held,
+--                        waiters, signals, history, shares, lines, groups, letters, unique, steps, children,
+--                        worker, holders, group, schedule
 -- ARGV[2]  repair        '1' = correct it, '' = only look
 -- ARGV[3]  place         of the entries: high, normal, low or dead; of letters: their kind; else ''
 -- ARGV[4]  from          where to go on among the entries, as the last step said; - to begin
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] the members
--- Returns  {count, from, names, fault, ...}: how many were looked at; where to go on among the entries, '' at the end; then {name,
---          count, ...} of the entries that wait; and for each fault {kind, member, 1 if it was corrected}
+-- Returns  {count, from, names, fault, ...}: how many were looked at; where to go on among the entries, '' at the
+--          end; then {name, count, ...} of the entries that wait; and for each fault {kind, member, 1 if it was
+--          corrected}
 
---- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member parted unpacked
---- @include wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in whole
+--- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member
+--- @include parted unpacked wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in
+--- @include whole
 local part, repairs, place, from = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local now_ms, exact_ms = now(ARGV[5])
 local first_member = 6
 local kept = {completed = KEYS.completed, cancelled = KEYS.cancelled}
 local looked, bytes, faults, names = 0, 0, {}, {}
 
-expect('hash', KEYS.jobs, KEYS.delayed, KEYS['paused:names'], KEYS.held, KEYS.layout, KEYS.shares, KEYS.limits, KEYS.waiters)
+expect('hash', KEYS.jobs, KEYS.delayed, KEYS['paused:names'], KEYS.held, KEYS.layout, KEYS.shares,
+  KEYS.limits, KEYS.waiters)
 expect('hash', KEYS.history, KEYS.signals)
-expect('zset', KEYS.due, KEYS.suspended, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns, KEYS.groups, KEYS.schedules)
+expect('zset', KEYS.due, KEYS.suspended, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns,
+  KEYS.groups, KEYS.schedules)
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 
--- Note a fault. `correct` corrects it; nil: nothing here does.
+-- Note a fault. `correct` corrects it; nil: this script can't.
 local function fault(kind, what, correct)
   if repairs and correct then correct() end
   faults[#faults + 1] = {kind, what, repairs and correct and 1 or 0}
 end
 
--- Whether a job is where its locator says. A job that has ended and was kept counts, with `of_kept`.
+-- Return whether a job is where its locator says. With `of_kept`, an ended job that is kept counts too.
 local function is_there(job, located, of_kept)
   local at, entry = string.match(located or '', '^(%S+) ?(%S*)')
   if at == 'delayed' then return redis.call('HEXISTS', KEYS.delayed, job) == 1 end
@@ -48,7 +54,7 @@ end
 
 -- Entries
 
--- A worker's lease; nil if it was fenced, or if its record is gone or of another type.
+-- Return a worker's lease. nil: the worker is fenced, or its record is gone or of another type.
 local function lease_in(worker)
   return redis.call('TYPE', KEYS['worker:'] .. worker).ok == 'hash' and alive(worker) or nil
 end
@@ -121,7 +127,7 @@ end
 
 local check = {}
 
--- The set that a delayed or suspended job is in, by the mark in its locator.
+-- Return the set that a delayed or suspended job is in, by the mark in its locator.
 local function index_of(mark)
   return mark == 'suspended' and KEYS.suspended or KEYS.due
 end
@@ -130,7 +136,8 @@ local function check_index(mark)
   local index, behind = index_of(mark), mark and ' ' .. mark or ''
   return function(one)
     local at, job = parted(one)
-    local wanted, located = (at == '' and 'delayed' or 'delayed ' .. at) .. behind, redis.call('HGET', KEYS.jobs, job)
+    local wanted, located = (at == '' and 'delayed' or 'delayed ' .. at) .. behind,
+      redis.call('HGET', KEYS.jobs, job)
     if not redis.call('ZSCORE', index, one) or located == wanted and is_there(job, located) then return end
     local function drop()
       redis.call('ZREM', index, one)
@@ -146,7 +153,7 @@ local function check_index(mark)
 end
 check.due = check_index()
 
--- A job that nothing wakes: what it waits for are children, and its group is gone or has none left.
+-- Find a job that nothing wakes: it waits for children, and their group is gone or has none left.
 local function check_wait(one)
   local _, job = parted(one)
   local packed = redis.call('ZSCORE', KEYS.suspended, one) and redis.call('HGET', KEYS.delayed, job) or ''
@@ -192,26 +199,32 @@ check.jobs = function(job)
   fault('ghost', job, function() redis.call('HDEL', KEYS.jobs, job) end)
 end
 
--- Notes of jobs that are gone.
+-- Find notes of jobs that are gone.
 local function check_note(key)
   return function(job)
     if redis.call('HEXISTS', key, job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then return end
     fault(part, job, function() redis.call('HDEL', key, job) end)
   end
 end
-check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters), check_note(KEYS.signals)
+check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters),
+  check_note(KEYS.signals)
 
 check.children = function(token)
   local group = KEYS['children:'] .. token
   local known = redis.pcall('HMGET', group, 'parent', 'key', 'closed', 'left')
   if redis.call('EXISTS', group) == 0 then return end
-  if not known.err and known[3] and known[4] ~= '0' then return end -- it goes with the last of them
-  if not known.err and known[1] and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then return end
+  if not known.err and known[3] and known[4] ~= '0' then return end -- the group goes with the last child
+  if not known.err and known[1]
+    and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then
+    return
+  end
   fault('children', token, function() redis.call('DEL', group) end)
 end
 
 check.steps = function(job)
-  if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then return end
+  if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then
+    return
+  end
   fault('steps', job, function() redis.call('DEL', KEYS['steps:'] .. job) end)
 end
 
@@ -274,8 +287,11 @@ end
 
 check.worker = function(worker)
   local fenced = redis.call('ZSCORE', KEYS.fenced, worker)
-  if fenced or redis.call('ZSCORE', KEYS.workers, worker) or redis.call('EXISTS', KEYS['worker:'] .. worker) == 0 then return end
-  fault('worker', worker, function() -- workers then fence it, or look after it, unless it lives
+  if fenced or redis.call('ZSCORE', KEYS.workers, worker)
+    or redis.call('EXISTS', KEYS['worker:'] .. worker) == 0 then
+    return
+  end
+  fault('worker', worker, function() -- workers then fence it, or watch it, unless it is alive
     local lease_ms = lease_in(worker)
     redis.call('ZADD', lease_ms and KEYS.workers or KEYS.fenced, whole(now_ms + (lease_ms or 0)), worker)
   end)

@@ -4,9 +4,9 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] names and values of its facts
--- Returns  {cancels, wish}: how often a cancel of one of its jobs was asked for; what an operator asked it to do last: quiet,
---          resume or stop, '' for nothing. Or one word:
---          FENCED  the worker has no record any more; nothing was written
+-- Returns  {cancels, wish}: the number of cancels requested for its jobs; and the last request of an operator:
+--          quiet, resume or stop, '' for none. Or one word:
+--          FENCED  the worker's record is gone; nothing was written
 
 --- @include now expect alive whole
 local record = KEYS['worker:'] .. ARGV[1]
@@ -17,7 +17,8 @@ expect('hash', record)
 local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
 if redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker) == 1 then
-  -- The member was missing, so those of dead workers may be too: make tidy look at all. A `layout` of another type stops no beat.
+  -- The member was missing, so members of dead workers may be missing too: make tidy look at all. A `layout` of
+  -- another type does not stop the beat.
   redis.pcall('HSET', KEYS.layout, 'tidied_at', 0)
 end
 if #ARGV >= first_fact then redis.call('HSET', record, unpack(ARGV, first_fact)) end

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
--- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler. A call that is repeated, as its reply was lost,
--- gets the same answer, although the job may have ended, or another one may have its id.
+-- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler. A call that is repeated
+-- because its reply was lost gets the same answer. That holds even if the job has ended meanwhile, or another job
+-- has its id.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  nonce         tells this cancel from others
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 -- Returns  CANCELLED   it was delayed, suspended or ready, and is removed
---          CANCELLING  it runs: a mark is in its locator, and a count in its worker's record, where the next beat finds it
+--          CANCELLING  it runs: a mark is in its locator, and a count in its worker's record, where the next beat
+--                      finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- cancel_children: cancel children whose parent was cancelled, or became a dead letter that takes them along: up to 100 of one group,
--- or about 1 MB of them.
+-- cancel_children: cancel children whose parent was cancelled, or became a dead letter with `cancels`. One call
+-- cancels up to 100 children of one group, or about 1 MB of them.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- Returns  1 if there are more, else 0
@@ -22,12 +22,13 @@ while index < until_index and bytes < 1048576 do
   if not said[1] then
     local _, read, is_there = cancel_one(ending, said[2] or token .. '-' .. index, now_ms)
     bytes = bytes + read
-    if not is_there then end_child({'child_of', token .. ' ' .. index}, 'cancelled', nil, now_ms) end -- it was never added
+    -- A child that was never added ends here.
+    if not is_there then end_child({'child_of', token .. ' ' .. index}, 'cancelled', nil, now_ms) end
   end
   index = index + 1
 end
 tell_others(ending.ends)
-if index < total and redis.call('HGET', group, 'total') then -- it goes with the last child
+if index < total and redis.call('HGET', group, 'total') then -- the group goes with the last child
   redis.call('HSET', group, 'cancelled to', whole(index))
 else
   redis.call('ZREM', KEYS.cancelling, token)

@@ -1,13 +1,13 @@
 #!lua flags=no-writes,allow-oom
--- chunks: return chunks that a job has emitted, behind an id. Writes nothing.
+-- chunks: return chunks that a job has emitted, after an id. Writes nothing.
 --
 -- ARGV[1]  job           its id
--- ARGV[2]  began         the first part of the id to go on from, ms; '0' for the first chunk. An id of an earlier job with this
---                        id counts as the first
+-- ARGV[2]  began         the first part of the id to go on from, ms; '0' for the first chunk. An id of an earlier
+--                        job with this id counts as the first
 -- ARGV[3]  after         int     its second part
 -- ARGV[4]  most_bytes    int     look at no further chunk once this much is to be returned
--- Returns  {more, id, run, kind, data, ...}: 1 if there are more chunks; and each chunk. Or, if the next one is not kept any more,
---          {-1, lost, id}: how many are lost, and the id to go on from
+-- Returns  {more, id, run, kind, data, ...}: 1 if there are more chunks; and each chunk. Or, if the next one is
+--          not kept any more, {-1, lost, id}: how many are lost, and the id to go on from
 
 --- @include expect field
 local job, began, after, most_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

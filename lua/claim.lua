@@ -1,24 +1,28 @@
 #!lua flags=allow-oom
--- claim: push the entries of the inbox, promote due jobs, then lease jobs by priority: first those that were handed back,
--- then new ones. Jobs that may not start are parked, or put in a waiting line.
+-- claim: push the entries of the inbox, promote due jobs, then lease jobs by priority. Jobs that were handed back
+-- come first, then new jobs. A job that may not start is parked, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  count         int     lease at most this many jobs; 0: only take in the inbox, and promote
+-- ARGV[2]  count         int     lease at most this many jobs; 0: only push the inbox, and promote
 -- ARGV[3]  most_bytes    int     stop once the jobs looked at have this many bytes
--- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter; the last one is alone
--- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone
+-- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter; the last of
+--                        them runs alone
+-- ARGV[5]  idle          '1': the worker runs nothing and has no other request open, so it may get a job that must
+--                        run alone
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
--- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as in settle,
---          after this claim; how many ms a job has waited for an idle worker (-1: none waits); for each leased job {stream 1..3,
---          entry, deliveries, {name, value, ...}}; for each job that the claim ended {id, word}. Or one word for the call, FENCED:
---          CANCELLED  a cancel was asked for while it ran; it is gone
+-- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}, or one word for
+--          the call, FENCED. The first five are as in settle, after this claim.
+--          waits_ms  ms that a job has waited for an idle worker; -1: none waits
+--          jobs      for each leased job {stream 1..3, entry, deliveries, {name, value, ...}}
+--          ended     for each job that the claim ended {id, word}. The words:
+--          CANCELLED  a cancel was requested while it ran; it is gone
 --          DEAD       it may kill its workers; it is a dead letter
 --          UNDECODABLE no push has added it, or it can't be a job; it is a dead letter
---          FENCED     the worker has no record any more; nothing was written
+--          FENCED     the worker's record is gone; nothing was written
 
---- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in with_steps
---- @include new_group
+--- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote
+--- @include take_turns entry_at mark_of field reject finish_one whole hand_back bytes_of dead_letter remove
+--- @include tell_others prospect tell due_in with_steps new_group
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -39,7 +43,7 @@ if takes_turns or restricted and restricted.limited then
   limiting = limiter(now_ms, now_us)
 end
 
--- Jobs that were handed back come first. Among them are jobs that have to run alone; only an idle worker gets these.
+-- Jobs that were handed back come first. Some of them must run alone; only an idle worker gets those.
 local claimed = {}
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -58,7 +62,8 @@ local function with_one_alone(stream, from, page)
   return page
 end
 
--- Leases of a stream that were handed back, from `from` on, as many as may be claimed; nil if the stream has no group.
+-- Return leases of a stream that were handed back, from `from` on, up to the number that may be claimed. nil: the
+-- stream has no group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
   return page and with_one_alone(stream, from, page)
@@ -94,12 +99,12 @@ end
 local bytes, goes_on = 0, false -- bytes of claimed jobs; whether there is more to look at
 local passed_over, passed_bytes = 0, 0 -- jobs that this claim has parked, put in a line, or passed to `alone`
 
--- Deliver an entry that was handed back, as XPENDING returned it. Returns the outcome: `claimed`, `ended`, `passed over`, or
--- `stays`: it has to run alone, and this worker is not idle.
+-- Deliver an entry that was handed back, as XPENDING returned it. Return the outcome: `claimed`, `ended`, `passed
+-- over`, or `stays`. A job `stays` if it must run alone and this worker is not idle.
 --
--- A job that was delivered `max_deliveries` times without an outcome may kill its workers. The last time it ran alone, on an idle
--- worker, with the mark `alone` in its locator. So no other job dies with it, or is blamed for it. (If `max_deliveries` is 1, there
--- is no second delivery, and the job is blamed at once.)
+-- A job that was delivered `max_deliveries` times without an outcome may kill its workers. Its last delivery ran
+-- alone, on an idle worker, with the mark `alone` in its locator. So no other job dies with it, or is blamed for
+-- it. If `max_deliveries` is 1 there is no second delivery, and the job is blamed at once.
 local function deliver(number, stream, pending)
   if pending[2] == 'alone' and not runs_nothing() then return 'stays' end
   local entry, delivered = pending[1], pending[4]
@@ -154,7 +159,9 @@ local function deliver(number, stream, pending)
     return pass_over()
   end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', delivered + 1, 'JUSTID')
-  if is_last or mark == 'alone' then redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or '')) end
+  if is_last or mark == 'alone' then
+    redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or ''))
+  end
   claimed[#claimed + 1] = {number, entry, delivered + 1, with_steps(job, fields)}
   bytes = bytes + bytes_of(fields)
   if is_last or bytes >= most_bytes then most = #claimed end
@@ -172,12 +179,13 @@ local function take_released(number, stream)
       if outcome == 'passed over' and passed_bytes >= most_bytes then
         goes_on = true
         return
-      elseif outcome ~= 'claimed' and pending[2] == 'alone' then -- the next job of `alone` may come before the rest
+      elseif outcome ~= 'claimed' and pending[2] == 'alone' then
+        -- The next job of `alone` may come before the rest.
         rest = {unpack(page, i + 1)}
         break
       end
     end
-    -- Go on if some did not start: new jobs must not overtake the jobs behind them.
+    -- Continue if some jobs did not start: new jobs must not overtake the jobs after them.
     if looked >= 500 then
       goes_on = #ended + passed_over > 0 -- else the next claim would look at the same jobs
       return
@@ -190,7 +198,7 @@ end
 local function may_start(stream, place, entry, fields, lines)
   if not restricted then return true end
   if restricted.job and restricted.job(field(fields, 'id') or '', fields) then
-    hand_back(stream, 0, {entry}, 'parked') -- as never delivered
+    hand_back(stream, 0, {entry}, 'parked') -- as if never delivered
     return false
   end
   local bucket = limiting and limiting.start(place .. ' ' .. entry, fields)
@@ -200,7 +208,8 @@ local function may_start(stream, place, entry, fields, lines)
   return false
 end
 
--- A few at a time, because a read can't limit bytes: one, then one more than were read so far, up to 32, or 4 if large jobs wait.
+-- Read a few at a time, because a read can't limit bytes: one, then one more than were read before. A read has up
+-- to 32 entries, or 4 if large jobs wait.
 local function take_new(number, stream)
   local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
   local at_once = redis.pcall('HGET', KEYS.large, place) and 4 or 32
@@ -231,7 +240,7 @@ for _, stream in ipairs(most > 0 and streams or {}) do
   local first = (leases(stream, '-', '+', 1, 'alone') or {})[1]
   if first then waits_ms = math.max(waits_ms, first[3]) end
 end
--- If the claim had room for more and looked at all, only jobs for an idle worker are left.
+-- If the claim had room for more and looked at all jobs, the remaining jobs need an idle worker.
 local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(restricted) end
 if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- this worker has no room for some

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- declare: note that a worker has set the limits and the retention of its code, or ask whether that is noted. A worker
--- whose record is gone asks. If the note is lost too, so are limits and retention, and it sets them again. If it is there, an
--- operator may have changed them since, and the worker leaves them.
+-- declare: note that a worker has set the limits and the retention of its code, or ask whether that is noted. A
+-- worker whose record is gone asks. If the note is gone too, limits and retention are lost, and the worker sets
+-- them again. If the note is there, an operator may have changed them since, and the worker leaves them unchanged.
 --
 -- ARGV[1]  declaration   hex     a hash of these limits and this retention
 -- ARGV[2]  done          '1': note it; '': only ask

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered. A call that is repeated, as its reply was
--- lost, gets the same answer, and deletes no other job.
+-- delete: delete a dead letter, or a kept job that has ended. Its push is remembered. A call that is repeated
+-- because its reply was lost gets the same answer, and deletes no other job.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  nonce         tells this call from others

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- delete_all: delete the dead letters that match a filter, newest first, a step at a time, as requeue_all does.
+-- delete_all: delete the dead letters that match a filter, newest first. It works in steps, like requeue_all.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
@@ -9,7 +9,7 @@
 -- ARGV[6]  worker        that has it; for ended jobs and dead letters, that had it; '': any
 -- ARGV[7]  older_ms      int ms  since it died; '': any
 -- ARGV[8]  now_ms        int ms; '' = the server's clock
--- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids that were deleted
+-- Returns  {after, id, ...}: where the next step begins, '' at the end; and the ids that were deleted
 
 --- @include now expect slot letters push_of field finish group_out forget_steps
 local older_ms, now_ms = tonumber(ARGV[7]), now(ARGV[8])

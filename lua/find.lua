@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- find: find one job, and return all that is known of it. Writes nothing.
+-- find: return one job with all its facts. Writes nothing.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

@@ -1,15 +1,16 @@
 #!lua
 -- fire: push the jobs of schedules, each slot once. Refused whole when Redis is out of memory.
--- The first scheduler that asks for a slot moves the schedule's last slot; the others find it moved.
+-- The first scheduler that asks for a slot moves the schedule's last slot. Other schedulers find it moved.
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler the caller's id; tells a repeated call from another scheduler's
--- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as the caller knows it, the slot up
---           to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job the values as
---           for push: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values,
---           names and values
--- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. The call stops after it has read 1 MB of
---          the jobs that have these ids or keys: it answers the first schedules only; send the others again. The words:
+-- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as the caller knows it, the
+--           slot up to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job
+--           the values as for push: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict,
+--           number of field values, names and values
+-- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. The call stops after it
+--          has read 1 MB of the jobs that have these ids or keys. It then answers the first schedules only; send
+--          the others again. The words:
 --          OK       fired; after it a word for each job: OK, or one of the next three
 --          EXISTS   a job with this id is on the queue; nothing was written for this job
 --          DUPLICATE <id> that job holds the unique key; nothing was written for this job
@@ -51,8 +52,8 @@ while at <= #ARGV do
   firings[#firings + 1] = firing
 end
 
--- The jobs that have these ids and keys may be large, and Redis serves nothing else while it reads them. So read none for slots
--- that are fired already; and once 1 MB was read, trust a locator without reading the job.
+-- The jobs with these ids and keys may be large, and Redis serves nothing else while it reads them. So read none
+-- for slots that have fired already. Once 1 MB was read, trust a locator without reading the job.
 local counts, most_bytes = pushing.counts, 1048576
 local function look_at(one)
   local read

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- forget_relayed: rows of an outbox are deleted. Their pushes are remembered like those of jobs that end now, because another
--- relay may have read the rows before, and push them late.
+-- forget_relayed: forget the answers to rows of an outbox that are deleted. Their pushes are remembered like those
+-- of jobs that end now, because another relay may have read the rows before, and may push them late.
 --
 -- ARGV[1]   now_ms  int ms; '' = the server's clock
 -- ARGV[2]   outbox  names it

@@ -1,13 +1,14 @@
 #!lua flags=no-writes,allow-oom
--- groups: describe the groups of dead letters, those with the newest letters first, up to 50 in a step. A group has the
--- letters of one kind of failure: with the same fingerprint, or without one and with the same reason. Writes nothing.
+-- groups: describe the groups of dead letters, up to 50 in a step. The groups with the newest letters come first.
+-- A group has the letters of one kind of failure: they have the same fingerprint, or the same reason and no
+-- fingerprint. Writes nothing.
 --
 -- ARGV[1]  after   where the step before stopped; '' to begin
 -- ARGV[2]  now_ms  int ms; '' = the server's clock
--- Returns  {after, group, ...}: where the next step goes on, '' at the end; and for each kind
---          {kind, reason, error type, count, first ms, last ms, job id, error, {12 numbers}, name, ...}: when the first and the
---          last became dead letters; how many did in each five minutes of the last hour; id and error of the newest; and the
---          job names of the newest ten. A text is cut after 1,000 bytes
+-- Returns  {after, group, ...}: where the next step begins, '' at the end; and for each kind
+--          {kind, reason, error type, count, first ms, last ms, job id, error, {12 numbers}, name, ...}: when its
+--          first and last jobs became dead letters; id and error of the newest; the number of letters of each five
+--          minutes of the last hour; and the job names of the newest ten. A text is cut after 1,000 bytes
 
 --- @include now field rank_after entry_at bytes_of whole
 local after, now_ms = ARGV[1], now(ARGV[2])
@@ -17,7 +18,8 @@ local function text_of(fields, name)
   return string.sub(field(fields, name) or '', 1, 1000)
 end
 
--- The fields of some letters, given newest first with their times. The first one is always read: large ones may follow.
+-- Return the fields of some letters, given newest first with their times. The first letter is always read; later
+-- ones may be too large.
 local function fields_of(newest)
   local found = {}
   for i = 1, #newest, 2 do
@@ -28,14 +30,15 @@ local function fields_of(newest)
   return found
 end
 
--- In which five minutes of the last hour a time is, 1 to 12; 0 if it is older.
+-- Return the five minutes of the last hour that a time is in, 1 to 12; 0 if it is older.
 local function age_of(ms)
   return math.min(12, math.max(0, math.ceil((ms - now_ms) / 300000) + 12))
 end
 
 local function recent_in(group, newest, count)
   local recent = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-  if count * 2 == #newest or age_of(tonumber(newest[2])) == 0 then -- all of them are here, or none is of the last hour
+  -- All letters are in `newest`, or none is of the last hour.
+  if count * 2 == #newest or age_of(tonumber(newest[2])) == 0 then
     for i = 2, #newest, 2 do
       local age = age_of(tonumber(newest[i]))
       if age > 0 then recent[age] = recent[age] + 1 end
@@ -54,7 +57,9 @@ local function describe(kind)
   local newest = redis.call('ZRANGE', group, 0, 9, 'REV', 'WITHSCORES')
   if not newest[2] then return nil end
   local count, oldest = #newest / 2, newest[#newest]
-  if count == 10 then count, oldest = redis.call('ZCARD', group), redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')[2] end
+  if count == 10 then
+    count, oldest = redis.call('ZCARD', group), redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')[2]
+  end
   local letters, names, known = fields_of(newest), {}, {}
   for _, fields in ipairs(letters) do
     local name = text_of(fields, 'name')
@@ -62,7 +67,8 @@ local function describe(kind)
   end
   local first = letters[1] or {}
   local texts = {text_of(first, 'reason'), text_of(first, 'error_type')}
-  return {kind, texts[1], texts[2], count, whole(tonumber(oldest)), whole(tonumber(newest[2])), field(first, 'id') or '',
+  return {kind, texts[1], texts[2], count, whole(tonumber(oldest)), whole(tonumber(newest[2])),
+    field(first, 'id') or '',
     text_of(first, 'error'), recent_in(group, newest, count), unpack(names)}
 end
 

@@ -1,17 +1,18 @@
 #!lua
--- import: add jobs that `take` has taken out of the queue of another store, in the order in which they were taken. Refused whole
--- when Redis is out of memory.
+-- import: add jobs that `take` has taken out of the queue of another store, in the order in which they were taken.
+-- Refused whole when Redis is out of memory.
 --
--- The place of the last one is noted in the same step, so that each job is added once, however often and late it is sent. A job
--- that can't be added is noted too, and is looked at again when it is sent again.
+-- The place of the last job is noted in the same step, so that each job is added once, however often and late it
+-- is sent. A job that can't be added is noted too. If it is sent again, the script looks at it again.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  source        the name of the queue that they come from
 -- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' for none),
---           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome, result,
---           until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field values,
---           then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in the README) and its signals;
---           then the number of its groups of children; and for each its token and in the same way its record
+--           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome,
+--           result, until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field
+--           values, then the entry's names and values; then in the same way its saved steps (see `steps:<id>` in
+--           the README) and its signals; then the number of its groups of children; and for each its token and in
+--           the same way its record
 -- Returns  a word for each job:
 --          OK             it is in the queue, in its state
 --          REPEATED       it was added before; nothing was written
@@ -19,8 +20,8 @@
 --          DUPLICATE <id> that job holds its unique key; only that was noted. No id: the key has another type
 --          OVERSIZED      it has more values than a script can add; only that was noted
 
---- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside time_of tell
---- @include keep_signals
+--- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside
+--- @include time_of tell keep_signals
 local now_ms, exact_ms = now(ARGV[1])
 local noted = KEYS['imported:'] .. ARGV[2]
 local first_job = 3
@@ -31,14 +32,15 @@ expect('hash', noted, KEYS.jobs, KEYS.delayed, KEYS.held, KEYS.signals)
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 expect('zset', KEYS.due, KEYS.suspended)
 local last = redis.call('HGET', noted, 'last') or ''
-redis.call('HSET', noted, 'last', last) -- without the permission for it, no job may be added
+redis.call('HSET', noted, 'last', last) -- without the permission for this write, no job may be added
 
--- Keep a value until a time, if that is still to come.
+-- Keep a value until a time, if that time is in the future.
 local function keep_until(key, value, until_ms)
   if value ~= '' and (tonumber(until_ms) or 0) > now_ms then redis.call('SET', key, value, 'PXAT', until_ms) end
 end
 
--- Keep how a job has ended, unless that of another run with its id is kept longer: that one has mostly ended later.
+-- Keep how a job has ended, unless the outcome of another run with its id is kept longer: that run has usually
+-- ended later.
 local function keep_ending(id, state, outcome, result, until_ms, result_until_ms)
   local left_ms = state == 'dead' and 0 or redis.call('PTTL', KEYS['outcome:'] .. id)
   if now_ms + left_ms >= (tonumber(until_ms) or 0) then return end
@@ -47,10 +49,11 @@ local function keep_ending(id, state, outcome, result, until_ms, result_until_ms
   keep_until(KEYS['result:'] .. id, result, result_until_ms)
 end
 
--- The unique key that a waiting job holds, '' for none; and whether only for a time.
+-- Return the unique key that a waiting job holds, '' for none, and whether it holds it only for a time.
 local function key_of(fields, until_ms)
   local unique, window = field(fields, 'unique') or '', field(fields, 'window') or ''
-  if field(fields, 'steps') and field(fields, 'unique_until') == 'start' then unique = '' end -- it was free from its start on
+  -- The key was free once the job had started.
+  if field(fields, 'steps') and field(fields, 'unique_until') == 'start' then unique = '' end
   if unique ~= '' or (tonumber(until_ms) or 0) <= now_ms then return unique, false end
   return window, true
 end
@@ -58,7 +61,7 @@ end
 local function add_waiting(id, state, priority, due_ms, fields, is_held, window, number, stale)
   local key, is_window = key_of(fields, window) -- before `delay` changes the fields
   if stale then redis.call('ZREM', KEYS.due, stale) end
-  local is_suspended = state == 'suspended' -- until `promote` wakes it, also if its time has come
+  local is_suspended = state == 'suspended' -- until `promote` wakes it, even if its time has come
   if is_suspended or due_ms and due_ms > now_ms then
     if delay(id, priority, fields, due_ms or '+inf', line(exact_ms, number), is_suspended) then
       earliest = math.min(earliest or due_ms, due_ms)
@@ -75,23 +78,24 @@ local function add_waiting(id, state, priority, due_ms, fields, is_held, window,
   forget_ends({id})
 end
 
--- Add a dead letter or a kept job. Returns whether the id is now that of this job.
+-- Add a dead letter or a kept job. Return whether the id now belongs to this job.
 local function add_aside(id, state, priority, fields)
   local is_free, located = state == 'dead' or not is_taken(id), redis.call('HGET', KEYS.jobs, id)
   local notes = {}
-  for _, name in ipairs({'fingerprint', 'reason'}) do -- its kind, by which it is listed in a group
+  for _, name in ipairs({'fingerprint', 'reason'}) do -- its kind, by which a group lists it
     local value = state == 'dead' and field(fields, name)
     if value then notes[#notes + 1], notes[#notes + 2] = name, value end
   end
   local stream = aside[state]
-  assert(set_aside(stream, priority, '', id, fields, notes, time_of(fields, 'failed_at', whole(now_ms))), stream .. ' has no entry ids left')
+  assert(set_aside(stream, priority, '', id, fields, notes, time_of(fields, 'failed_at', whole(now_ms))),
+    stream .. ' has no entry ids left')
   if not is_free then redis.call('HSET', KEYS.jobs, id, located) end
   return is_free
 end
 
--- Returns why a job can't be added; nil: it can. Then a leftover member of `due`.
+-- Return why a job can't be added; nil: it can. Also return a leftover member of `due`.
 local function against(id, state, fields, window, values)
-  if values > 998 then return 'OVERSIZED' end -- and its id
+  if values > 998 then return 'OVERSIZED' end -- plus its id
   local has_ended = state == 'completed' or state == 'cancelled'
   local taken, stale = false, nil
   if not has_ended then taken, stale = is_taken(id) end
@@ -103,7 +107,7 @@ local function against(id, state, fields, window, values)
   return holding and 'DUPLICATE ' .. holding.id or nil, stale
 end
 
--- The list at an index of ARGV, and the index behind it.
+-- Return the list at an index of ARGV, and the index after it.
 local function list(at)
   local values = {}
   for i = at + 1, at + tonumber(ARGV[at]) do values[#values + 1] = ARGV[i] end
@@ -115,7 +119,8 @@ local function write_hash(key, values)
   for i = 1, #values, 1000 do redis.call('HSET', key, unpack(values, i, math.min(i + 999, #values))) end
 end
 
--- The index of ARGV behind the job at `at`. With `id`, keep what it has saved, its signals, and how its children have ended.
+-- Return the index of ARGV after the job at `at`. With `id`, keep the job's saved steps, its signals, and how its
+-- children have ended.
 local function pass(at, id)
   local _, saved, signals, groups, group
   _, at = list(at + 11)
@@ -133,7 +138,8 @@ local function pass(at, id)
 end
 
 local function import(at, number)
-  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
+    tonumber(ARGV[at + 4])
   local window, values = ARGV[at + 6], tonumber(ARGV[at + 11])
   local was_refused = redis.call('HGET', noted, place)
   if place <= last and not was_refused then return 'REPEATED' end
@@ -151,7 +157,7 @@ local function import(at, number)
   if was_refused and not why then redis.call('HDEL', noted, place) end
   if place > last then
     last = place
-    redis.call('HSET', noted, 'last', last) -- at once, in case that the next job ends the script
+    redis.call('HSET', noted, 'last', last) -- at once, in case the next job ends the script
   end
   return why or 'OK'
 end

@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- join: register a worker under a new id: write its record and its first beat, and create missing groups. Without a lease,
--- only create the groups, for a worker that has joined before; its stream was deleted.
+-- join: register a worker under a new id: write its record and its first beat, and create missing groups. Without
+-- a lease, only create the groups, for a worker that has joined before and whose stream was deleted.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' = only create the groups
 -- ARGV[3]  run           text    random: tells this worker from another one with the same id
 -- ARGV[4]  version       int     the version of the keys that the caller knows
--- ARGV[5]  reads         int     the oldest version whose jobs it can run as they are
+-- ARGV[5]  reads         int     the oldest version whose jobs it can run unchanged
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 -- Returns  OK       the worker has joined, by this call or by the same call before
 --          EXISTS   another worker has or had this id; nothing was written
---          FENCED   the worker has joined before, and has no record any more; nothing was written
---          or the version of the keys, if it is another one; nothing was written. If it is older, and no worker of that version
---          lives, this worker takes the queue over instead: with its jobs if it can run them, else if there are none
+--          FENCED   the worker has joined before, and its record is gone; nothing was written
+--          or the version of the keys, if it is another one; nothing was written. If the version is older and no
+--          worker of it is alive, this worker takes the queue over instead. It keeps the jobs if it can run them;
+--          otherwise it only takes over a queue without jobs
 
 --- @include now expect streams whole alive group tell new_group fence
 local record = KEYS['worker:'] .. ARGV[1]
@@ -30,7 +31,7 @@ local function has_jobs()
   return redis.call('EXISTS', KEYS.jobs) == 1
 end
 
--- Whether an older release has left no worker, and no job that this one can't run.
+-- Return whether an older release has left no worker, and no job that this one can't run.
 local function may_take_over(found)
   local older = tonumber(found) or math.huge
   if not lease_ms or older > tonumber(version) then return false end
@@ -41,7 +42,9 @@ end
 local found = redis.call('HGET', KEYS.layout, 'version')
 if found and found ~= version and not may_take_over(found) then return found end
 if not lease_ms and not alive(worker) then return 'FENCED' end
-if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
+if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then
+  return 'EXISTS'
+end
 
 if found ~= version then redis.call('HSET', KEYS.layout, 'version', version) end
 if found and found ~= version then -- a worker of the older release that was silent for a lease must not come back
@@ -54,6 +57,6 @@ end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
   redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker)
-  tell('joined') -- the only worker so far has another one to watch now
+  tell('joined') -- the only worker so far now has another one to watch
 end
 return 'OK'

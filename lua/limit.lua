@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- limit: set or remove the limit of a job name. Count its running jobs, up to 500 and none after the first 4 MB, and give its
--- waiting lines a turn.
+-- limit: set or remove the limit of a job name. Count its running jobs: up to 500, and none after the first 4 MB.
+-- Give its waiting lines a turn.
 --
 -- ARGV[1]  name          job name
 -- ARGV[2]  limit         in the words of the hash; '' removes it

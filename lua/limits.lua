@@ -1,10 +1,12 @@
 #!lua flags=no-writes,allow-oom
--- limits: list the limits of job names, the jobs that run under them, and the waiting lines; in steps. Writes nothing.
+-- limits: list the limits of job names, the jobs that run under them, and the waiting lines, in steps. Writes
+-- nothing.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
--- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; then, for this step, three flat lists. limits:
---          job name, limit. lines: bucket, how many wait, when one may start in ms or ''. shares: bucket, worker, job id.
---          others: the streams, 1..3, with too many consumers for a script to count: ask XPENDING
+-- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; then, for this step, three flat
+--          lists. limits: job name, limit. lines: bucket, how many wait, when one may start in ms or ''. shares:
+--          bucket, worker, job id. others: the streams, 1..3, with too many consumers for a script to
+--          count; XPENDING counts them
 
 --- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of field
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
@@ -14,7 +16,7 @@ local function waiting_lines(last)
   for number, stream in ipairs(streams) do
     if has_many(stream) then others[#others + 1] = number end
   end
-  local most = #others > 0 and 2000 or 500 -- a client counts the jobs of many lines in the time of a few
+  local most = #others > 0 and 2000 or 500 -- a client counts the jobs of many lines about as fast as of a few
   local page = redis.call('ZRANGE', KEYS.lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
   for _, stream in ipairs(#page > 0 and streams or {}) do -- count for all lines: Redis can't list only some
@@ -26,7 +28,9 @@ local function waiting_lines(last)
   for _, bucket in ipairs(page) do
     local many = waiting['line:' .. bucket]
     if many > 0 or #others > 0 then
-      for _, word in ipairs({bucket, many, redis.call('ZSCORE', KEYS.turns, bucket) or ''}) do found[#found + 1] = word end
+      for _, word in ipairs({bucket, many, redis.call('ZSCORE', KEYS.turns, bucket) or ''}) do
+        found[#found + 1] = word
+      end
     end
   end
   return found, #page == most and 'line ' .. page[most] or 'share 0', others

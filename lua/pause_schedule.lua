@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- pause_schedule: keep a schedule from firing, or let it fire again.
+-- pause_schedule: stop a schedule from firing, or let it fire again.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
--- ARGV[3] pause  '1': keep it from firing; '': let it fire again, from now on
--- ARGV[4] moved_to  noted with a pause, unless it is paused: the queue of another store to which a mover takes it; '' for none
--- Returns  OK        it is as asked now; maybe it was before
+-- ARGV[3] pause  '1': stop it; '': let it fire again, from now on
+-- ARGV[4] moved_to  noted with a pause, unless it is paused: the queue of another store to which a mover takes it;
+--                   '' for none
+-- Returns  OK        the schedule is in the requested state; maybe it was before
 --          NOT_FOUND there is no such schedule, or its key has another type; nothing was written
 
 --- @include now expect schedule whole changed_schedules

@@ -1,41 +1,46 @@
 #!lua
 -- push: add jobs, each id once. Refused whole when Redis is out of memory.
 --
--- A push may arrive late: after its own repetition, even after its job ended. So each push looks for jobs that ended since it
--- was sent, and for pushes that were refused when they were repeated. A push that is older than this memory adds nothing.
+-- A push may arrive late: after its own repetition, even after its job has ended. So each push looks for jobs that
+-- ended since it was sent, and for pushes that were refused when they were repeated. A push that is older than
+-- this memory adds nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  since_ms      int ms  when these jobs were first sent, if this is a repetition; else ''
--- ARGV[4]  outbox        '' or names an outbox: the jobs are rows of it. Each row that gets an answer here is remembered until
---                        `forget_relayed`, and its push is REPEATED until then, however late it comes
+-- ARGV[4]  outbox        '' or the name of an outbox: the jobs are rows of it. Each row that gets an answer here
+--                        is remembered until `forget_relayed`. Until then its push is REPEATED, however late it
+--                        comes
 -- ARGV[5..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
---           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
---           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
+--           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict
+--           (another job holds the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
--- Returns  {now_us, word, ...}: the server's clock, and a word for each job. The call stops after it has read 1 MB of the jobs
---          that have these ids or keys: it answers the first jobs only; send the others again. The words:
+-- Returns  {now_us, word, ...}: the server's clock, and a word for each job. The call stops after it has read 1 MB
+--          of the jobs that have these ids or keys. It then answers the first jobs only; send the others again.
+--          The words:
 --          OK             on the queue
 --          REPEATED       the same push arrived before: its job is on the queue, or has ended; nothing was written
 --          REFUSED        the same push was refused before, when it was repeated; nothing was written
 --          EXISTS         another push's job with this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
---          REPLACED <id>  that waiting job held the key, and has this push's content now; it kept its id, nonce, attempt and
---                         time of push
---          UNKNOWN        Redis can't know whether the same push arrived before: its clock was set ahead; nothing was written
---          EXISTS and DUPLICATE write nothing either, except a note that a repeated push was refused. A push with an on_conflict
---          gets the same REPLACED or DUPLICATE when it is repeated. Or one word for all:
+--          REPLACED <id>  that waiting job held the key, and has this push's content now; it kept its id, nonce,
+--                         attempt and time of push
+--          UNKNOWN        Redis can't know whether the same push arrived before: its clock was set ahead; nothing
+--                         was written
+--          EXISTS and DUPLICATE write nothing either, except a note that a repeated push was refused. A push with
+--          an on_conflict gets the same REPLACED or DUPLICATE when it is repeated. Or one word for all:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
---- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember
+--- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends
+--- @include remember
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local relayed = ARGV[4] ~= '' and KEYS['relayed:'] .. ARGV[4]
 local first_job = 5
 
--- Read everything before the first write, so that a push which fails at a key of another type has written nothing. The jobs are
--- in columns, so that one command asks about all of them.
+-- Read everything before the first write, so that a push which fails at a key of another type has written nothing.
+-- The jobs are in columns, so that one command covers all of them.
 local pushing = pusher(ARGV, now_ms, exact_ms)
 local ids, pushes, starts, needs_due = {}, {}, {}, false
 local answered = {} -- answers that these pushes got before
@@ -57,12 +62,13 @@ local is_late, ended = recent_ends(sent_ms, now_ms, since_ms, unpack(marks))
 if is_late then return {exact_ms * 1000, 'STALE'} end
 -- After the clock was set ahead, Redis may have forgotten jobs that ended.
 local is_unknown = since_ms and now_ms - since_ms > remembered_ms
-local before = {} -- rows that were answered before; mostly there are none, as they are forgotten when they are deleted
+-- Rows that were answered before. Usually there are none, because they are forgotten when they are deleted.
+local before = {}
 if relayed and expect('zset', relayed) then
   for i, push in ipairs(pushes) do before[i] = redis.call('ZSCORE', relayed, push) end
 end
 
--- The jobs that have these ids and keys. They may be large, and Redis serves nothing else while it reads them.
+-- Read the jobs with these ids and keys. They may be large, and Redis serves nothing else while it reads them.
 local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ids)))
 local kept = {completed = true, cancelled = true} -- jobs that have ended: their ids are free
 local found, stale, looked = {}, {}, 0
@@ -96,7 +102,8 @@ for i = 1, looked do
   end
 end
 
-if many > 1 or needs_due then expect('stream', unpack(streams)) end -- the first write of a single ready job fails by itself
+-- The first write of a single ready job fails by itself.
+if many > 1 or needs_due then expect('stream', unpack(streams)) end
 if needs_due or next(stale) then
   expect('hash', KEYS.delayed)
   expect('zset', KEYS.due)
@@ -124,7 +131,8 @@ local function push(i)
   if answers[pushes[i]] then return 'EXISTS' end
   answers[pushes[i]] = known
   if known then return known end
-  if is_unknown and not (ended and ended[many + i]) then return 'UNKNOWN' end -- a push that was refused since has added nothing
+  -- A push that was refused since has added nothing.
+  if is_unknown and not (ended and ended[many + i]) then return 'UNKNOWN' end
   if found[i] or added[ids[i]] then return refuse(i, 'EXISTS') end
   if keeper then return refuse(i, 'DUPLICATE ' .. keeper.id) end
 
@@ -141,14 +149,14 @@ local function push_all()
   forget_ends(renewed) -- only given ids: an id that was made for its push is new
 end
 
--- The first write, which adds nothing: without the permission for it, no job may be added.
+-- The first write adds nothing. Without the permission for it, no job may be added.
 if relayed then redis.call('ZADD', relayed, 'XX', now_ms, pushes[1]) end
--- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
+-- If a permission is missing half-way, the added jobs have locators, so that a repeated push finds them.
 local is_whole, failure = pcall(push_all)
 if #newly > 0 then redis.call('HSET', KEYS.jobs, unpack(newly)) end
 if not is_whole then
   if #newly == 0 then expect('stream', unpack(streams)) end
-  return error({err = failure}) -- pcall has made text of it
+  return error({err = failure}) -- pcall has turned it into text
 end
 if relayed then
   local rows = {}

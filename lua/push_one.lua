@@ -1,8 +1,8 @@
 #!lua
 -- push_one: add one small job that push_plain would take. Refused whole when Redis is out of memory.
 --
--- Most jobs are pushed one by one. A script that runs now and then finds nothing in the processor's caches, so each of its
--- steps costs time: this is push_plain without the steps that many jobs need.
+-- Most jobs are pushed one by one. A script that runs now and then finds nothing in the processor's caches, so
+-- each of its steps costs time. This script is push_plain without the steps that only many jobs need.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -21,8 +21,11 @@ local sent_ms, priority, id, name, parameters = tonumber(ARGV[2]), ARGV[3], ARGV
 
 local is_late, ended = recent_ends(sent_ms, now_ms, nil, mark(id))
 if is_late then return {exact_ms * 1000, 'STALE'} end
-if ended or checked('hash', KEYS.jobs, redis.pcall('HGET', KEYS.jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
-local entry = redis.pcall('XADD', KEYS['ready:'] .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
+if ended or checked('hash', KEYS.jobs, redis.pcall('HGET', KEYS.jobs, id)) then
+  return {exact_ms * 1000, 'PARTIAL'}
+end
+local entry = redis.pcall('XADD', KEYS['ready:'] .. priority, '*', 'id', id, 'name', name,
+  'parameters', parameters)
 if type(entry) ~= 'string' then
   expect('stream', KEYS['ready:'] .. priority)
   return error(entry)

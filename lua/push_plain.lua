@@ -1,6 +1,7 @@
 #!lua
--- push_plain: add plain jobs, which have only a name and parameters, may run now, and have an id that was made for this push.
--- For first tries only. Refused whole when Redis is out of memory. If one of the jobs may be known already, it writes nothing.
+-- push_plain: add plain jobs: they have only a name and parameters, may run now, and have an id that was made for
+-- this push. The script is for first tries only. If one of the jobs may be known already, it writes nothing.
+-- Refused whole when Redis is out of memory.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
@@ -41,7 +42,7 @@ for i = 0, many - 1 do
   newly[2 * i + 1], newly[2 * i + 2] = id, place .. entry
   note_large(stream, entry, #parameters)
 end
--- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
+-- If a permission is missing half-way, the added jobs have locators, so that a repeated push finds them.
 if #newly > 0 then
   redis.call('HSET', KEYS.jobs, unpack(newly))
   count('pushed', #newly / 2)

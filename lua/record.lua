@@ -1,14 +1,16 @@
 #!lua
--- record: add what a worker has counted to the statistics of this minute, and of these ten minutes. The first call in an interval
--- also notes the state of the queue. A server that is out of memory refuses it: then these counts are lost, and nothing else.
+-- record: add the counts of a worker to the statistics of this minute and of these ten minutes. The first call in
+-- an interval also notes the state of the queue. A server that is out of memory refuses the call; then only these
+-- counts are lost.
 --
--- A stored text has names and sums, such as `completed=120 run50=12`. It is changed in place: to take it apart and put it together
--- costs three times as much. What can't be read in it stays, and counts as nothing.
+-- A stored text has names and sums, such as `completed=120 run50=12`. It is changed in place, because parsing and
+-- rebuilding it costs three times as much. A part that can't be read stays, and counts as nothing.
 --
 -- ARGV[1]  recorder      the part of a worker that counts: a name of its own
 -- ARGV[2]  number        int     of this call, greater each time; a number that came before adds nothing
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
--- ARGV[4..] fields of both intervals (`all`, `causes`, or `job ` and a name), each with how many sums, and these: name, number
+-- ARGV[4..] fields of both intervals (`all`, `causes`, or `job ` and a name), each with the number of its sums,
+--          and these: name, number
 -- Returns  {the time until the next minute, ms; the number of workers}
 
 --- @include now expect whole streams leased backlogs
@@ -34,7 +36,8 @@ while at < #ARGV do
   at = ends[#ends] + 1
 end
 
--- A stored text, with the sums of ARGV from `begin` to `stop` added. New names beyond `most` count as `other`.
+-- Return a stored text with the sums of ARGV from `begin` to `stop` added. New names beyond `most` count as
+-- `other`.
 local find, sub = string.find, string.sub
 local function add(text, begin, stop, most)
   if text ~= '' then text = ' ' .. text end
@@ -57,7 +60,7 @@ local function add(text, begin, stop, most)
   return sub(text, 2)
 end
 
--- Add the fields to an interval; new job names beyond the most count as `other`.
+-- Add the fields to an interval. New job names beyond the most count as `other`.
 local function add_all(key)
   local stored, room = redis.call('HMGET', key, unpack(fields)), most_names + 3 - redis.call('HLEN', key)
   local texts = {}
@@ -77,7 +80,7 @@ local function add_all(key)
   redis.call('HSET', key, unpack(flat))
 end
 
--- The state of the queue, as a text of counts.
+-- Return the state of the queue as a text of counts.
 local function sample()
   local ready, running, oldest = 0, 0, now_ms
   for _, stream in ipairs(streams) do
@@ -88,10 +91,12 @@ local function sample()
   local since = backlogs(now_ms)
   for i = 2, #since, 2 do
     local ms = tonumber(string.match(since[i], '^%d+')) or 0
-    if ms > 1e12 then oldest = math.min(oldest, ms) end -- else it is no time: redisjobs/model/transitions.py, LONG_AGO
+    -- A smaller number is no time: redisjobs/model/transitions.py, LONG_AGO.
+    if ms > 1e12 then oldest = math.min(oldest, ms) end
   end
   local counts = {'ready', ready, 'running', running, 'delayed', redis.call('ZCARD', KEYS.due),
-    'suspended', redis.call('ZCARD', KEYS.suspended), 'dead', redis.call('XLEN', KEYS.dead), 'oldest_ms', now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
+    'suspended', redis.call('ZCARD', KEYS.suspended), 'dead', redis.call('XLEN', KEYS.dead), 'oldest_ms',
+    now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
     'workers', redis.call('ZCARD', KEYS.workers)}
   local parts = {}
   for i = 1, #counts, 2 do parts[#parts + 1] = counts[i] .. '=' .. whole(counts[i + 1]) end

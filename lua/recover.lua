@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- recover: return jobs that a worker holds without knowing: it lost the reply that delivered them, or had given up the read.
--- They are still its own, so it can run them; their delivery count stays.
+-- recover: return jobs that a worker holds without knowing. It lost the reply that delivered them, or had given up
+-- the read. The worker still owns these jobs, so it can run them, and their delivery count stays.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  most_bytes    int     stop once the jobs have this many bytes
 -- ARGV[3]  idle_ms       int ms  return only jobs that were delivered at least this long ago
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5..] entries of its pending list, as `1 1732-0`: stream 1..3, entry; up to 100
--- Returns  {looked, jobs}: how many of the entries it looked at (call again with the others); for each job that the worker still
---          holds {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
---          FENCED  the worker has no record any more; nothing was written
+-- Returns  {looked, jobs}: the number of entries it looked at (call again with the others); for each job that the
+--          worker still holds {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
+--          FENCED  the worker's record is gone; nothing was written
 
 --- @include now expect streams alive leases entry_at bytes_of remove give_up field with_steps
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]

@@ -1,5 +1,6 @@
 #!lua flags=no-writes,allow-oom
--- relayed: the rows of an outbox that are remembered, because they may not be deleted yet. The relay asks for old ones.
+-- relayed: return the rows of an outbox that are remembered because they may not be deleted yet. The relay asks
+-- for old rows.
 --
 -- ARGV[1]  outbox    names it
 -- ARGV[2]  older_ms  int ms  only rows that were answered this long ago

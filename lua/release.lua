@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker.
+-- release: hand back all jobs of a worker that ends, or is known to be dead. Forget the worker.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  refund        '1': the deliveries do not count: no handler runs any more; '0': they count: a job may have killed the
---                        worker. They always count if the worker was fenced before
--- ARGV[3]  watch         '1': a read of the worker may be under way, so look at its consumer again, like a fenced worker's
+-- ARGV[2]  refund        '1': the deliveries do not count: no handler runs any more; '0': they count: a job may
+--                        have killed the worker. They always count if the worker was fenced before
+-- ARGV[3]  watch         '1': a read of the worker may be under way, so look at its consumer again, like a fenced
+--                        worker's
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  how many jobs were handed back: up to 500 a call, so call again while there are any
 
@@ -42,5 +43,5 @@ if released > 0 then
   count('released', released)
   tell('released ' .. released)
 end
-tell_turn() -- this worker may have been the one to look then
+tell_turn() -- this worker may have had to look at that turn
 return released

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- requeue: make a dead letter, or a job that ended and was kept, ready or delayed again. A call that is repeated, as its
--- reply was lost, gets the same answer, and requeues nothing.
+-- requeue: make a dead letter, or a kept job that has ended, ready or delayed again. A call that is repeated
+-- because its reply was lost gets the same answer, and requeues nothing.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
@@ -9,11 +9,13 @@
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
 -- ARGV[6]  entry         only if the job is in this entry; '' = in any
 -- ARGV[7]  unique        '=' and a new unique key, or '=' for none; '' = keep the old
--- ARGV[8]  from_step     '=' and the key of a step: forget it, those saved after it, and the checkpoint; '=': all; '' = nothing
+-- ARGV[8]  from_step     '=' and the key of a step: forget it, steps saved after it, and the checkpoint; '=': all;
+--                        '' = nothing
 -- ARGV[9]  nonce         tells this call from others
 -- ARGV[10] now_ms        int ms; '' = the server's clock
 -- Returns  OK           ready, or delayed
---          INDEPENDENT  ready, or delayed; it was a child, and is a job by itself now, because its parent has gone on
+--          INDEPENDENT  ready, or delayed; it was a child, and is an independent job now, because its parent no
+--                       longer waits for it
 --          NOT_FOUND    there is no such dead letter, or kept job; nothing was written
 --          DUPLICATE    another job holds its unique key; nothing was written
 --          NO_STEP      it has saved no step of this key; nothing was written
@@ -23,7 +25,8 @@
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, nonce, now_ms, exact_ms = ARGV[1], ARGV[9], now(ARGV[10])
 local due_at, parameters, limit_key, ended = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4], ARGV[5] == '1'
-local only, unique, from_step, changes = ARGV[6], string.match(ARGV[7], '^=(.*)$'), string.match(ARGV[8], '^=(.*)$'), {}
+local only, unique, from_step, changes = ARGV[6], string.match(ARGV[7], '^=(.*)$'),
+  string.match(ARGV[8], '^=(.*)$'), {}
 if parameters ~= '' then changes = {'parameters', parameters} end
 if limit_key ~= '' then changes[#changes + 1], changes[#changes + 2] = 'limit_key', limit_key end
 if unique then changes[#changes + 1], changes[#changes + 2] = 'unique', unique end

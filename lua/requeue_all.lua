@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- requeue_all: requeue the dead letters that match a filter, newest first, a step at a time. The next step goes on after the
--- last letter that this one looked at, so no step takes a new dead letter.
+-- requeue_all: requeue the dead letters that match a filter, newest first, in steps. The next step begins after
+-- the last letter that this one looked at, so no step takes a new dead letter.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
@@ -12,9 +12,9 @@
 -- ARGV[8]  wait_ms       ms      until the first job may run; 0 or less: now
 -- ARGV[9]  pause_ms      ms      between one job and the next
 -- ARGV[10] now_ms        int ms; '' = the server's clock
--- Returns  {after, duplicates, id, ...}: where the next step goes on, '' at the end; how many stay dead letters because another
---          job holds their unique key; and the ids of the requeued jobs. A job with too many fields stays, too; all do if the ready
---          streams have no entry ids left
+-- Returns  {after, duplicates, id, ...}: where the next step begins, '' at the end; how many stay dead letters
+--          because another job holds their unique key; and the ids of the requeued jobs. A job with too many
+--          fields stays, too; all do if the ready streams have no entry ids left
 
 --- @include now expect streams letters requeuing
 local now_ms, exact_ms = now(ARGV[10])

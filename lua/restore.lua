@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- restore: hand back jobs that are neither pending nor unread: their consumer was deleted outside redisjobs, or the group was
--- moved on. One step through the delivered entries. Their delivery count is lost: it starts at 0.
+-- restore: hand back jobs that are neither pending nor unread. Their consumer was deleted outside redisjobs, or
+-- the group was moved forward. This is one step through the delivered entries. Their delivery count is lost: it
+-- starts at 0.
 --
 -- ARGV[1]  number        1..3: the stream to look at; 1 to begin
 -- ARGV[2]  from          where to go on in that stream, as the last step said; - to begin

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- resume: let the jobs of a queue, or of one name, start again. The caller then runs unpark; if it does not, tidy notices.
--- Up to 500 waiting lines of the name get a turn at once; shares gives one to the others.
+-- resume: let the jobs of a queue, or of one name, start again. The caller then runs unpark; if it does not, tidy
+-- notices. Up to 500 waiting lines of the name get a turn at once; shares gives one to the others.
 --
 -- ARGV[1] name         job name; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock
@@ -13,7 +13,7 @@ expect('hash', KEYS.layout)
 if name ~= '' then
   expect('hash', KEYS['paused:names'])
   expect('zset', KEYS.turns, KEYS.lines)
-  -- A new note each time: an unpark that began before must not take it for its own.
+  -- A new note each time, so that an unpark that began before does not take it for its own.
   if redis.call('HDEL', KEYS['paused:names'], name) == 1 then
     redis.call('HSET', KEYS.layout, 'unpark', string.format('%.3f', exact_ms))
     give_turns(name, '', now_ms)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- retain: set what the queue keeps, and for how long. The last call counts.
+-- retain: set which jobs the queue keeps, and for how long. The last call counts.
 --
 -- ARGV[1]  completed     in the words of the hash
 -- ARGV[2]  cancelled     in the words of the hash

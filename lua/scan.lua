@@ -1,9 +1,10 @@
 #!lua flags=no-writes,allow-oom
--- scan: list jobs of one state that match a filter, in steps: ready and running jobs by priority and age, delayed jobs by due
--- time, suspended jobs by the time that they wait for at the latest, dead letters and ended jobs newest first. Writes nothing.
+-- scan: list jobs of one state that match a filter, in steps. Ready and running jobs come by priority and age,
+-- delayed jobs by due time, and suspended jobs by the latest end of their wait. Dead letters and ended jobs come
+-- newest first. Writes nothing.
 --
--- A step begins after the place of the last job that the step before looked at, even if that job is gone. So a later step
--- brings no new dead letter, and no job twice while it stays in its place.
+-- A step begins after the place of the last job that the step before looked at, even if that job is gone. So a
+-- later step returns no new dead letter, and no job twice while it stays in its place.
 --
 -- ARGV[1]  state         ready, running, delayed, suspended, dead, completed or cancelled
 -- ARGV[2]  after         where the step before stopped; '' to begin
@@ -15,10 +16,10 @@
 -- ARGV[8]  worker        that has it; for ended jobs and dead letters, that had it; '': any
 -- ARGV[9]  older_ms      int ms  since it was pushed, died or ended; '': any
 -- ARGV[10] now_ms        int ms; '' = the server's clock
--- Returns  {after, row, ...}: where the next step goes on, '' at the end; and the jobs' rows, see include/viewer
+-- Returns  {after, row, ...}: where the next step begins, '' at the end; and the jobs' rows, see include/viewer
 
---- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted stored
---- @include entry_at walk walk_back walk_group rank_after
+--- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted
+--- @include stored entry_at walk walk_back walk_group rank_after
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[9])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7], worker = ARGV[8]}
@@ -65,8 +66,8 @@ local function look_at_aside(entry, fields)
   return is_over()
 end
 
--- The oldest leases of these consumers, in order, up to some 2,000. If one consumer has far more than the others there are fewer:
--- the list ends where that consumer's page ends.
+-- Return the oldest leases of these consumers, in order, up to about 2,000. If one consumer has far more than the
+-- others there are fewer: the list ends where that consumer's page ends.
 local function leases_of(stream, consumers, from)
   local most, page, orders, known = math.max(4, math.floor(2000 / #consumers)), {}, {}, nil
   for _, consumer in ipairs(consumers) do
@@ -84,8 +85,8 @@ local function leases_of(stream, consumers, from)
   return page, not known
 end
 
--- The next leases, oldest first, and whether there are no more. Far more jobs may wait than run: then ask each consumer, if there
--- are few, at most twice in a step.
+-- Return the next leases, oldest first, and whether there are no more. Far more jobs may wait than run. Then ask
+-- each consumer, if there are few, at most twice in a step.
 local asked, one_worker = 0, wanted.worker
 local function running(stream, from)
   if one_worker ~= '' then return leases_of(stream, {one_worker}, from) end
@@ -114,7 +115,9 @@ local function walk_running(number, from)
       local entry, consumer, idle_ms, deliveries = unpack(lease)
       local fields = not is_waiting(consumer) and entry_at(stream, entry) or nil
       looked, bytes, from = looked + (fields and 1 or 0.1), bytes + bytes_of(fields or {}), '(' .. entry
-      if fields and is_wanted(fields, 'queued_at', entry) then add_ready(stream, entry, fields, consumer, deliveries, idle_ms) end
+      if fields and is_wanted(fields, 'queued_at', entry) then
+        add_ready(stream, entry, fields, consumer, deliveries, idle_ms)
+      end
       if is_over() then return number, from end
     end
     if asked >= 2 and not is_end then return number, from end
@@ -153,7 +156,7 @@ if state == 'ready' or state == 'running' then
   if state == 'ready' then
     number, from = walk(number, from, 1048576, younger, look_at)
   else
-    wanted.worker = '' -- the leases are those of this worker
+    wanted.worker = '' -- the leases all belong to this worker
     number, from = walk_running(number, from)
   end
   left_off = number > 0 and number .. ' ' .. from or ''

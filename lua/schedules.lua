@@ -1,17 +1,17 @@
 #!lua flags=no-writes,allow-oom
 -- schedules: list the schedules of a queue, in the order of their last changes. Writes nothing.
 --
--- A schedule that changes between two pages comes again, so a reader misses none. A reader that starts at the last change it
--- knows reads only new changes.
+-- A schedule that changes between two pages comes again, so a reader misses none. A reader that starts at the last
+-- change it knows reads only new changes.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   only this one; '': all of them
--- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
+-- ARGV[3] after  int  only schedules whose last change has a higher number; '': all of them
 -- ARGV[4] bytes  int  about how many bytes to return
--- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock; the number of
---         the last change of all; the change after which the next page begins, '' at the end; 1 if any scheduler is there, else
---         0; the names of removed schedules; and the schedules, each with 1 if a living scheduler declares it. Fields may be
---         missing if another program wrote the key.
+-- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock;
+--         the number of the last change of all; the change after which the next page begins, '' at the end; 1 if
+--         any scheduler is running, else 0; the names of removed schedules; and the schedules, each with 1 if a
+--         running scheduler declares it. Fields may be missing if another program wrote the key.
 
 --- @include now expect field bytes_of is_declared whole last_change times
 local now_ms, exact_ms = now(ARGV[1])
@@ -41,5 +41,6 @@ for i = 1, #flat, 2 do
     gone[#gone + 1] = flat[i]
   end
 end
-local lively = redis.call('ZRANGE', KEYS.schedulers, now_ms - there_ms + 1, now_ms + there_ms - 1, 'BYSCORE', 'LIMIT', 0, 1)
+local lively = redis.call('ZRANGE', KEYS.schedulers, now_ms - there_ms + 1, now_ms + there_ms - 1,
+  'BYSCORE', 'LIMIT', 0, 1)
 return {exact_ms * 1000, last_change(), more, #lively, gone, unpack(rows)}

@@ -1,68 +1,83 @@
 #!lua flags=allow-oom
--- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or becomes a dead
--- letter. Free their shares of limits. Then promote due jobs, and say what a claim would find.
+-- settle: settle jobs of a worker: each has ended, runs again later, is handed back, or becomes a dead letter.
 --
--- The types of all keys are checked before the first write. Jobs that are done by their first delivery come in columns:
--- a few commands check and end them all, unless one is not as expected. A batch has a number: if it is sent again, it
--- gets the same answer, and is not applied twice. Jobs that push others, and what running jobs save, emit and report, come
--- in a separate batch, to a script without the flag `allow-oom`, so that a full server refuses only those.
+-- The script works in this order. It reads the worker's record and checks the types of all keys before the first
+-- write. It settles the jobs and frees their shares of limits. Then it promotes due jobs, gives waiting lines
+-- their turns, and returns facts about the next claim.
+--
+-- Jobs that are done by their first delivery come in columns, and a few commands check and end all of them. If one
+-- of them is not as expected, they are settled one by one, like the other jobs.
+--
+-- A batch has a number. A batch that is sent again gets the same answer, and is not applied twice. Jobs that push
+-- others, and reports, chunks and steps of running jobs, come in a separate batch, to a script without the flag
+-- `allow-oom`. So a full server refuses only that batch.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  lane          which of the worker's exchanges this is: two may be under way
+-- ARGV[2]  lane          the lane of this exchange: a worker may have two exchanges under way
 -- ARGV[3]  number        int     of this batch in its lane, greater each time; 0: it is never sent again
--- ARGV[4]  promote       '1': promote, and say what a claim would find
+-- ARGV[4]  promote       '1': promote due jobs, and look at the next claim
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
--- ARGV[6]  high          int     how many jobs of ready:high come in columns
+-- ARGV[6]  high          int     number of jobs of ready:high in columns
 -- ARGV[7]  normal        int     the same of ready:normal
 -- ARGV[8]  low           int     the same of ready:low
--- ARGV[9]  young         int     how many of their pushes may still be repeated; 'ids': all, each named by its id alone
--- ARGV[10] uniques       int     how many unique keys the jobs in columns have
--- ARGV[11] results       int     how many jobs in columns have a result, or have reported progress
--- ARGV[12..] for each stream the entries in columns, then their ids; the pushes; for each unique key: key, job id; for each
---          result: stream 1..3, the number of its entry in the column, keep (ms), word (`completed`, `refused`, `reported`), text
---          (JSON, or why); then for each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
---          values, by its settlement:
---          done: unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
+-- ARGV[9]  young         int     number of their pushes that may still be repeated; 'ids': all, each named by its
+--                        id alone
+-- ARGV[10] uniques       int     number of unique keys of the jobs in columns
+-- ARGV[11] results       int     number of jobs in columns with a result or reported progress
+-- ARGV[12..] for each stream the entries in columns, then their ids; the pushes; for each unique key: key, job id;
+--          for each result: stream 1..3, the number of its entry in the column, keep (ms), word (`completed`,
+--          `refused`, `reported`), text (JSON, or the reason). Then for each other job: settlement, stream 1..3,
+--          entry, deliveries, job id, number of values, and the values by its settlement:
+--          done:      unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
 --          cancelled: unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
---          report: progress (JSON; the job runs on) ·
---          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
---          emit: number of the last wait before the run ('' if it has emitted before; then kind and data of each chunk. It runs on) ·
---          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
---          children: key of the step, token of the group, how many these are in all, version, how many come here (then these, as
---          for push; the job runs on) ·
---          suspend: what it waits for (as in the field `waits`), due ('' for no time), version of the handler,
---          token of a group of children ('' for none), how many these are in all, how many come here, how many values follow,
---          names and values of the fields to change (as for retry; then the children, as for push) ·
---          release: refund ('1': the delivery does not count; '0': it does) ·
---          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (then these, as for push) ·
---          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
---          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress),
---          cancels ('1': its children are cancelled)
--- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed job is
---          due (-1: none); the sum of include/prospect, plus 16 if this worker is to look at the next turn of a line, or without
---          `promote` only 8 if a job in line may start; the unread jobs of each stream, and how many of them one read may fetch; µs
---          until the next job in line may start (-1: none waits for a time); and a word for each job in order, or one OK for all.
---          Or one word for the whole call, FENCED or STALE:
---          OK          settled as asked. If it pushes jobs, `:` follows, and for each of these 1 if it was added, or 0 if it was
---                      not: another job has its id or holds its unique key, or was replaced by it
---          CANCELLED   it was to run again, or to be handed back, but a cancel was asked for; it is gone
+--          report:    progress (JSON; the job runs on) ·
+--          lingers:   none (ask whether the job may be settled while a thread of its handler runs on) ·
+--          emit:      number of the last wait before the run ('' if it has emitted before; then kind and data of
+--                     each chunk; the job runs on) ·
+--          save:      key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job
+--                     runs on) ·
+--          children:  key of the step, token of the group, how many children in all, version, how many come here
+--                     (then these, as for push; the job runs on) ·
+--          suspend:   the awaited event (as in the field `waits`), due ('' for no time), version of the handler,
+--                     token of a group of children ('' for none), how many these are in all, how many come here,
+--                     how many values follow,
+--                     names and values of the fields to change (as for retry; then the children, as for push) ·
+--          release:   refund ('1': the delivery does not count; '0': it does) ·
+--          pushes:    unique key, nonce of its push, keep, word, text, how many jobs it pushes (then these, as for
+--                     push) ·
+--          retry:     due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes
+--                     one) ·
+--          fail:      reason, error, traceback, error type, fingerprint (each of these three '' for none),
+--                     reported ('1': progress), cancels ('1': its children are cancelled)
+-- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, word, ...}, or one word for the whole
+--          call, FENCED or STALE.
+--          now_us   the clock
+--          due_in   µs until the next delayed job is due; -1: none
+--          finds    the sum of include/prospect, plus 16 if this worker should look at the next turn of a line;
+--                   without `promote` only 8 if a job in line may start
+--          unread   the unread jobs of each stream; readable: the number that one read may fetch
+--          turn_in  µs until the next job in line may start; -1: none waits for a time
+--          word     the answer to each job in order, or one OK for all:
+--          OK          settled as asked. If it pushes jobs, `:` follows, and for each of these 1 if it was added,
+--                      or 0 if it was not: another job has its id or holds its unique key, or was replaced by it
+--          CANCELLED   it had to run again, or to be handed back, but a cancel was requested; it is gone
 --          OVERSIZED   it has more values than a script can add; nothing was written
---          PARTIAL     the call stopped after it had read 1 MB of the jobs that have the ids or keys of the pushed jobs. `:`
---                      follows, and for each pushed job that was checked 0 as after OK, which is final, or 1 if it may be added.
---                      Settle the job again, with these and the unchecked ones. Only replacements were written, and keys freed
---                      that running jobs held until their start
---          SPOILED     the unique key of a job that it pushes has another type; nothing was written. `:` follows, and the error,
---                      with each space and % as %20 and %25
+--          PARTIAL     the call stopped after it had read 1 MB of the jobs that have the ids or keys of the pushed
+--                      jobs. `:` follows, and for each pushed job that was checked 0 as after OK, which is final,
+--                      or 1 if it may be added. Settle the job again, with these and the unchecked ones. Only
+--                      replacements were written, and keys freed that running jobs held until their start
+--          SPOILED     the unique key of a job that it pushes has another type; nothing was written. `:` follows,
+--                      and the error, with each space and % as %20 and %25
 --          EXISTS      a step of this key is saved already; nothing was written
---          RUNNING     its thread runs on, and it counts for the max_concurrency of its name: settle it when the thread has ended;
---                      nothing was written
---          LEASE_LOST  this worker no longer holds the job; nothing was written. Or its entry was deleted while it ran; if it was
---                      to be handed back, its lease is gone now
---          FENCED      the worker has no record any more; nothing was written for any job
+--          RUNNING     its thread runs on, and it counts for the max_concurrency of its name: settle it when the
+--                      thread has ended; nothing was written
+--          LEASE_LOST  this worker no longer holds the job; nothing was written. Or its entry was deleted while it
+--                      ran; if the settlement was a release, its lease is gone now
+--          FENCED      the worker's record is gone; nothing was written for any job
 --          STALE       a later batch of this lane came before; nothing was written for any job
 
---- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep with_history
---- @include tell tell_others restrictions promote prospect due_in
+--- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
+--- @include with_history tell tell_others restrictions promote prospect due_in
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
@@ -84,7 +99,7 @@ local is_new = turn == 0 or turn > last -- else it was applied before
 
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
--- One command asks for what few queues have.
+-- One command looks for keys that few queues have.
 local has_more = redis.call('EXISTS', KEYS.shares, KEYS.turns, KEYS.suspended, KEYS.signals) > 0
 local is_limited = has_more and redis.call('EXISTS', KEYS.shares, KEYS.turns) > 0
 if is_limited then
@@ -95,16 +110,17 @@ local restricted = promotes and restrictions() or nil
 if has_more then expect('zset', KEYS.suspended) end
 if promotes and (expect('zset', KEYS.due) or has_more) then expect('hash', KEYS.delayed) end
 
--- The columns by stream, the ids of all, and whether all of these jobs are this worker's.
+-- The columns by stream, the ids of all their jobs, and whether this worker holds all of them.
 local columns, ids, are_owned = {}, {}, true
 local at = first_done
 for number, many in ipairs(is_new and done or {}) do
   if many > 0 then
     local stream = streams[number]
-    local column = {stream = stream, priority = string.match(stream, '[^:]+$'), entries = {unpack(ARGV, at, at + many - 1)}}
+    local column = {stream = stream, priority = string.match(stream, '[^:]+$'),
+      entries = {unpack(ARGV, at, at + many - 1)}}
     column.ids = {unpack(ARGV, at + many, at + 2 * many - 1)}
     columns[number] = column
-    if many == total then ids = column.ids end -- mostly all are of one stream
+    if many == total then ids = column.ids end -- usually all jobs are of one stream
     for i = 1, many < total and many or 0 do ids[#ids + 1] = column.ids[i] end
     are_owned = are_owned and owns_all(worker, stream, column.entries, column.ids)
     at = at + 2 * many
@@ -118,7 +134,9 @@ local function expect_all()
   local at = first_other
   while at <= #ARGV do
     settlements[ARGV[at]] = true
-    if ARGV[at] == 'save' or ARGV[at] == 'suspend' or ARGV[at] == 'children' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
+    if ARGV[at] == 'save' or ARGV[at] == 'suspend' or ARGV[at] == 'children' then
+      expect('hash', KEYS['steps:'] .. ARGV[at + 4])
+    end
     if ARGV[at] == 'emit' then expect('stream', KEYS['chunks:'] .. ARGV[at + 4]) end
     at = at + 6 + tonumber(ARGV[at + 5])
   end
@@ -137,12 +155,12 @@ local function expect_all()
   if ends_some or total > 0 then ending.kept = kept() end
 end
 
--- The notes on a job's run, as kept jobs have them.
+-- Return the notes on a job's run, in the form of kept jobs.
 local function ran(deliveries, ran_ms)
   return {'worker', worker, 'deliveries', whole(deliveries), 'ran_ms', whole(ran_ms or 0)}
 end
 
--- Places of jobs whose shares become free, and of those whose starts do not count for a rate either.
+-- Places of jobs whose shares become free. The starts of `refunded` jobs don't count for a rate either.
 local freed, refunded = {}, {}
 
 -- End the jobs in columns.
@@ -153,7 +171,7 @@ local function end_all()
     for i, entry in ipairs((is_limited or ending.kept.completed) and column.entries or {}) do
       freed[#freed + 1] = column.priority .. ' ' .. entry
       local fields = ending.kept.completed and entry_at(column.stream, entry)
-      if fields then -- read it before it goes; a job whose entry was deleted is not kept
+      if fields then -- read it before it is deleted; a job whose entry was deleted is not kept
         local pending = (leases(column.stream, entry, entry, 1, worker) or {})[1] or {}
         local notes = with_history(ran(1, pending[3]), fields, column.priority .. ' ' .. entry)
         read[#read + 1] = {column.priority, entry, column.ids[i], fields, notes}
@@ -175,18 +193,20 @@ local function end_all()
   end
 end
 
--- Settle the other jobs one by one; and those in columns, unless this worker holds all of them. Returns a word for each. Functions
--- that only these jobs need are made here: making one costs a tenth of a µs.
+-- Settle the other jobs one by one, and also jobs in columns unless this worker holds all of them. Return a word
+-- for each. Functions that only these jobs need are defined here; defining one costs 0.1 µs.
 local function end_each()
-  --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count event note_event signals_of keep_signals wake member add_children groups_of cancel_group emit_chunks keep_reported
+  --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay
+  --- @include enqueue remove dead_letter count event note_event signals_of keep_signals wake member add_children
+  --- @include groups_of cancel_group emit_chunks keep_reported
   local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 
-  -- If we have not read the entry, its unique key, nonce and result are as the worker sent them.
+  -- If the entry was not read, use the unique key, nonce and result that the worker sent.
   local function end_as(counter, one)
     local key, nonce, keep_ms, word, text, child_of = unpack(one.values)
-    local fields, notes = one.fields or {'unique', key, 'nonce', nonce, 'child_of', child_of or ''}, ran(one.deliveries, one.ran_ms)
+    local fields, notes = one.fields or {'unique', key, 'nonce', nonce, 'child_of', child_of or ''},
+      ran(one.deliveries, one.ran_ms)
     finish_one(ending, counter, one.stream, one.entry, one.job, fields, now_ms, notes, nil, {keep_ms, word, text})
     return 'OK'
   end
@@ -222,7 +242,7 @@ local function end_each()
     return limit and limit.most and 'RUNNING' or 'OK'
   end
 
-  local function may_end() -- a release must not fail because of keys that only these few need
+  local function may_end() -- a key that few jobs need must not make a release fail
     return pcall(function()
       expect('set', slot(now_ms))
       ending.kept = kept()
@@ -232,8 +252,9 @@ local function end_each()
   settlements.release = function(one)
     local stream, entry, deliveries = one.stream, one.entry, math.max(0, one.deliveries - tonumber(one.values[1]))
     local fields = one.mark == 'cancelling' and entry_at(stream, entry)
-    if fields and may_end() then -- no claim may come to it: all slots may be busy, or the queue paused
-      if field(fields, 'suspended_at') then one.values[1] = '0' end -- it went on, so it has spent no start that it could give back
+    if fields and may_end() then -- no claim may reach it: all slots may be busy, or the queue paused
+      -- The job continued after a wait, so it has spent no start of the rate that it could give back.
+      if field(fields, 'suspended_at') then one.values[1] = '0' end
       finish_one(ending, 'cancelled', stream, entry, one.job, fields, now_ms, {'deliveries', whole(deliveries)})
       return 'CANCELLED'
     end
@@ -279,7 +300,9 @@ local function end_each()
     else
       redis.call('HSET', steps, key, number .. ' ' .. whole(now_ms) .. ' done ' .. value)
     end
-    if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', version) end
+    if not redis.call('HGET', steps, 'handler version') then
+      redis.call('HSET', steps, 'handler version', version)
+    end
     return 'OK'
   end
 
@@ -297,7 +320,7 @@ local function end_each()
     return value
   end
 
-  -- Add the children that begin at `at`, if there are any. Returns as settlements do.
+  -- Add the children that begin at `at`, if there are any. Return values like a settlement.
   local function add_some(one, at, many, key, token, total, version)
     local word, rest = 'OK', ''
     local step = {parent = one.job, key = key, token = token, total = total, version = version}
@@ -329,13 +352,16 @@ local function end_each()
     local queued_at = field(one.fields, 'queued_at') or pushed_at(one.entry, now_ms)
     local own = {'queued_at', queued_at, 'steps', '1', 'suspended_at', whole(now_ms), 'waits', what}
     local changes = with({unpack(one.values, 8)}, own)
-    local fields, priority = with(one.fields, with_history(changes, one.fields, one.place)), string.match(one.stream, '[^:]+$')
+    local fields, priority = with(one.fields, with_history(changes, one.fields, one.place)),
+      string.match(one.stream, '[^:]+$')
     local place_in_line = line(exact_ms, retried + suspended)
     if delay(one.job, priority, fields, due_at, place_in_line, true) and due_at > now_ms then earliest = due_at end
     suspended = suspended + 1
     remove(one.stream, one.entry)
     local steps, name = KEYS['steps:'] .. one.job, string.match(waits, '^%d+ signal ([^# ]+)')
-    if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', version) end
+    if not redis.call('HGET', steps, 'handler version') then
+      redis.call('HSET', steps, 'handler version', version)
+    end
     local how, value = nil, name and take_signal(one.job, name)
     if value then
       how = 'signal'
@@ -370,14 +396,15 @@ local function end_each()
   local stays = {report = true, lingers = true, emit = true, save = true, children = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
-  -- `at` is where its values begin, if it stands for itself.
+  -- `at` is where the values begin, if the job is not in a column.
   local function end_one(settlement, number, entry, deliveries, job, values, at, many)
     local stream = streams[number]
     local mark, ran_ms = owns(worker, stream, entry, deliveries, job, now_ms)
     local fields = mark and (needs[settlement] or reads[settlement]) and entry_at(stream, entry) or nil
     if not mark or needs[settlement] and not fields then return 'LEASE_LOST' end
     local place = string.match(stream, '[^:]+$') .. ' ' .. entry
-    local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
+    local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place,
+      deliveries = deliveries, job = job,
       values = values, at = at, many = many, fields = fields, mark = mark, ran_ms = ran_ms})
     local runs_on = stays[settlement]
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
@@ -387,7 +414,7 @@ local function end_each()
     return word .. (rest or '')
   end
 
-  -- The values of the jobs in columns, by id, as for `done`: their entries may be deleted.
+  -- Return the values of the jobs in columns, by id, as for `done`: their entries may be deleted.
   local function said_in_columns()
     local said = {}
     for _, id in ipairs(ids) do said[id] = {'', '', '', '', ''} end
@@ -416,10 +443,12 @@ local function end_each()
   while at <= #ARGV do
     local settlement, number, entry, deliveries, job, many = unpack(ARGV, at, at + 5)
     at = at + 6
-    local first = ({pushes = 6, emit = 1, children = 5, suspend = 7})[settlement] or many -- pushed jobs and chunks may be too many for unpack
+    -- Pushed jobs and chunks may be too many for `unpack`.
+    local first = ({pushes = 6, emit = 1, children = 5, suspend = 7})[settlement] or many
     if settlement == 'suspend' then first = first + tonumber(ARGV[at + 6]) end
     local values = {unpack(ARGV, at, at + first - 1)}
-    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at, tonumber(many))
+    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job,
+      values, at, tonumber(many))
     at = at + many
   end
   if retried > 0 then count('retried', retried) end

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- shares: free the shares of jobs that do not run: their entries were deleted, or their lease was lost with a server. Then
--- give waiting lines the turns they lack: a turn may be lost, or far off because the clock was set back. One step through the
--- shares, or through 500 lines. Workers get a notification of the turns that no worker has taken.
+-- shares: free the shares of jobs that do not run: their entries were deleted, or their lease was lost with a
+-- server. Then give waiting lines the turns they lack. A turn may be lost, or far in the future because the clock
+-- was set back. This is one step through the shares, or through 500 lines. Workers get a notification of turns
+-- that no worker has taken.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

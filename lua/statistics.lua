@@ -1,13 +1,14 @@
 #!lua flags=no-writes,allow-oom
--- statistics: read the statistics of the last minutes, or ten minutes, up to 120 of them or 1 MB a step. Writes nothing.
+-- statistics: read the statistics of the last minutes or ten minutes. A step returns up to 120 intervals, or 1 MB.
+-- Writes nothing.
 --
 -- ARGV[1]  minutes       int     the length of an interval: 1 or 10
 -- ARGV[2]  count         int     how many intervals, with the current one
 -- ARGV[3]  after         int     where the step before stopped, or the number of the first interval; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5..] the fields to read; none: all
--- Returns  {after, now ms, number, {field, value, ...}, ...}: where the next step goes on, '' at the end; then each interval that has
---          some of the fields, by its number: time since 1970, divided by the length
+-- Returns  {after, now ms, number, {field, value, ...}, ...}: where the next step begins, '' at the end; then
+--          each interval that has some of the fields, by its number: time since 1970, divided by the length
 
 --- @include now whole
 local minutes, count, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), now(ARGV[4])
@@ -16,7 +17,7 @@ local prefix = minutes == 1 and KEYS['minute:'] or KEYS['ten:']
 local last = math.floor(now_ms / 60000 / minutes)
 local first = math.max(tonumber(ARGV[3]) or 0, last - count + 1)
 
--- The fields of an interval, and their bytes; a key of another type has none.
+-- Return the fields of an interval, and their bytes. A key of another type has none.
 local function read(key)
   local found, bytes = {}, 0
   if #ARGV < first_field then

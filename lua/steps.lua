@@ -1,9 +1,9 @@
 #!lua flags=no-writes,allow-oom
--- steps: return what jobs have saved. Writes nothing.
+-- steps: return the saved steps of jobs. Writes nothing.
 --
--- ARGV[1]  most_bytes    int     look at no further job once this much is to be returned
+-- ARGV[1]  most_bytes    int     stop looking at jobs once the answer has this many bytes
 -- ARGV[2..] job ids
--- Returns  for each job a list, {name, value, ...} of what it has saved, see `steps:<id>` in the README; or {word}:
+-- Returns  for each job {name, value, ...} of its saved steps, see `steps:<id>` in the README; or {word}:
 --          LATER  not looked at, because the steps of the jobs before it are large: ask again
 
 --- @include bytes_of

@@ -1,21 +1,24 @@
 #!lua flags=allow-oom
--- take: take jobs that do not run out of the queue, and put them in transit to another store, where `import` adds them. Their
--- pushes are remembered, as of jobs that end; but it is no outcome, and nothing is counted. What they have saved, their signals, and how
--- their children have ended go with them: about 1 MB of it in one call.
+-- take: take jobs that do not run out of the queue, and put them in transit to another store, where `import` adds
+-- them. Their pushes are remembered, like those of jobs that end. But a move is no outcome, so nothing is counted.
+-- Saved steps, signals, and the outcomes of children move with them: about 1 MB of it in one call.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  name          random: the name of this queue among those of all stores, if it has none yet
--- ARGV[3]  most_outcomes int     bytes: a job whose children have returned more stays; -1: each that has had children
--- ARGV[4..] for each job: id, place (high, normal, low, delayed, suspended, dead, completed, cancelled), entry ('' if it is
---          delayed or suspended)
+-- ARGV[3]  most_outcomes int     bytes: a job whose children have returned more stays; -1: each that has had
+--                        children
+-- ARGV[4..] for each job: id, place (high, normal, low, delayed, suspended, dead, completed, cancelled), entry
+--          ('' if it is delayed or suspended)
 -- Returns  {name, word, ...}: the queue's name, and a word for each job:
 --          OK         it is in transit
---          NOT_FOUND  it runs, or it is not there any more, or it can't be read; nothing was written
---          STAYS      its children, or those of its group, have not all ended, or have returned too much; nothing was written
---          PARTIAL    not looked at, because those before it are large; nothing was written
+--          NOT_FOUND  it runs, or it is gone, or it can't be read; nothing was written
+--          STAYS      its children, or those of its group, have not all ended, or have returned too much; nothing
+--                     was written
+--          PARTIAL    not looked at, because the jobs before it are large; nothing was written
 
---- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field history with
---- @include pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of read_children
+--- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field
+--- @include history with pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of
+--- @include read_children
 local now_ms, name, most_outcomes = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local first_job = 4
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -28,8 +31,8 @@ expect('hash', KEYS.jobs, KEYS.delayed, KEYS.held, KEYS.signals, KEYS.layout)
 expect('zset', KEYS.due, KEYS.suspended)
 expect('set', slot(now_ms))
 
--- Each returns the state, the fields, the priority, when it came there, and if it is delayed or suspended, its due time and its
--- member of that index.
+-- Each reader returns the state, the fields, the priority, and when the job came there. Of a delayed or suspended
+-- job it also returns the due time and the member of that index.
 
 local function read_later(id, state)
   local place, line, mark = locate(id)
@@ -38,7 +41,8 @@ local function read_later(id, state)
   local due_ms = fields and redis.call('ZSCORE', index_of[state], member(line, id))
   if not due_ms then return nil end
   local since_us = tonumber(string.match(line, '^%d+') or nil)
-  return state, fields, priority, whole(since_us and math.floor(since_us / 1000) or now_ms), due_ms, member(line, id)
+  return state, fields, priority, whole(since_us and math.floor(since_us / 1000) or now_ms),
+    due_ms, member(line, id)
 end
 
 local function read_aside(id, state, entry)
@@ -59,8 +63,9 @@ local function read_ready(id, priority, entry)
   return 'ready', with(fields, changes), priority, since
 end
 
--- How the children of each group of a job have ended, as a list: for each group its token, how many there are, and of each what
--- read_children says. nil if some have not ended, or they have returned more than `most_outcomes`.
+-- Return how the children of each group of a job have ended, as a list: for each group its token, the number of
+-- children, and the answer of read_children. nil: some have not ended, or they have returned more than
+-- `most_outcomes`.
 local function ended_children(job)
   local list, read = {}, 0
   for _, token in ipairs(groups_of(job)) do
@@ -77,8 +82,8 @@ local function ended_children(job)
   return list
 end
 
--- What goes with a job: its steps, its signals, and how its children have ended, each as a JSON list of strings; nil: it stays. Then whether
--- it has steps.
+-- Return the data that moves with a job, each as a JSON list of strings: its steps, its signals, and how its
+-- children have ended. nil: the job stays. Also return whether it has steps.
 local function saved(id, fields)
   local token = string.match(field(fields, 'child_of') or '', '^%S+')
   local left = token and redis.pcall('HGET', KEYS['children:'] .. token, 'left')
@@ -95,7 +100,8 @@ local function saved(id, fields)
   return row, #steps > 0
 end
 
-local gone, unlocated, undue, ids, pushes, letters, uniques, living = {}, {}, {}, {}, {}, {}, {}, {} -- what to remove, at the end
+-- Collect all removals, for the end.
+local gone, unlocated, undue, ids, pushes, letters, uniques, living = {}, {}, {}, {}, {}, {}, {}, {}
 
 local function add(lists, key, value)
   lists[key] = lists[key] or {}
@@ -131,8 +137,9 @@ local function take(id, place, entry)
   if not has_ended then with_it, has_steps = saved(id, fields) end
   if not with_it then return 'STAYS' end
   seen[here] = true
-  if has_steps then fields = with(fields, {'steps', '1'}) end -- its entry may be older than they are
-  local row = {'id', id, 'state', state, 'priority', priority, 'since', since, 'taken_at', whole(now_ms), 'fields', cjson.encode(fields)}
+  if has_steps then fields = with(fields, {'steps', '1'}) end -- its entry may be older than the steps
+  local row = {'id', id, 'state', state, 'priority', priority, 'since', since, 'taken_at', whole(now_ms),
+    'fields', cjson.encode(fields)}
   if due_ms and due_ms ~= 'inf' then row[#row + 1], row[#row + 2] = 'due', due_ms end
   if not aside[state] and redis.call('HGET', KEYS.held, id) then row[#row + 1], row[#row + 2] = 'held', '1' end
   for _, part in ipairs(with_it) do row[#row + 1] = part end

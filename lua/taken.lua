@@ -1,15 +1,17 @@
 #!lua flags=no-writes,allow-oom
--- taken: list jobs in transit to another store, in the order in which they were taken, up to 500 or about 1 MB. Writes nothing.
+-- taken: list jobs in transit to another store, in the order in which they were taken: up to 500, or about 1 MB.
+-- Writes nothing.
 --
 -- ARGV[1]  after         the entry after which to begin; '' = at the first
 -- ARGV[2]  limit         int     the most jobs to list
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
--- Returns  {name, total, row, ...}: the name of this queue among those of all stores, '' if it has none yet; how many jobs are in
---          transit in all; and the rows, with '' for what a job does not have: {entry, id, state, priority, due (ms), held (1),
---          since when it was in its state (ms), when it was taken (ms), {name, value, ...}, until when it holds the unique key
---          that it has for a time (ms), outcome, result, until when these two are kept (ms each), {name, value, ...} of what it has
---          saved, see `steps:<id>` in the README, {name, value, ...} of its signals, and for each group of its children its token,
---          how many there are and how each has ended, as find_children says}
+-- Returns  {name, total, row, ...}: the name of this queue among those of all stores, '' if it has none yet; the
+--          number of jobs in transit in all; and the rows. A row has '' for a value that its job lacks: {entry,
+--          id, state, priority, due (ms), held (1), since when it was in its state (ms), when it was taken (ms),
+--          {name, value, ...}, until when it holds the unique key that it has for a time (ms), outcome, result,
+--          until when these two are kept (ms each), {name, value, ...} of its saved steps, see `steps:<id>` in
+--          lua/README.md, {name, value, ...} of its signals, and for each group of its children its token, their
+--          number and how each has ended, as find_children says}
 
 --- @include now checked field page bytes_of whole
 local after, limit, now_ms = ARGV[1], tonumber(ARGV[2]), now(ARGV[3])
@@ -24,9 +26,11 @@ local function window(id, fields)
   return field(fields, 'window') and redis.call('GET', key) == id and until_ms(key) or ''
 end
 
--- The outcome and the result of a job that has ended, if no other job has its id now.
+-- Return the outcome and the result of a job that has ended, if no other job has its id now.
 local function ending(id, state)
-  if state == 'ready' or state == 'delayed' or state == 'suspended' or redis.call('HGET', KEYS.jobs, id) then return '', '', '', '' end
+  if state == 'ready' or state == 'delayed' or state == 'suspended' or redis.call('HGET', KEYS.jobs, id) then
+    return '', '', '', ''
+  end
   local outcome, result = KEYS['outcome:'] .. id, KEYS['result:'] .. id
   return redis.call('GET', outcome) or '', redis.call('GET', result) or '', until_ms(outcome), until_ms(result)
 end
@@ -38,8 +42,10 @@ end
 local function row(entry, taken)
   local id, state, fields = field(taken, 'id'), field(taken, 'state'), cjson.decode(field(taken, 'fields'))
   local outcome, result, until_outcome, until_result = ending(id, state)
-  return {entry, id, state, field(taken, 'priority'), field(taken, 'due') or '', field(taken, 'held') or '', field(taken, 'since'),
-    field(taken, 'taken_at'), fields, window(id, fields), outcome, result, until_outcome, until_result, list(taken, 'steps'),
+  return {entry, id, state, field(taken, 'priority'), field(taken, 'due') or '', field(taken, 'held') or '',
+    field(taken, 'since'),
+    field(taken, 'taken_at'), fields, window(id, fields), outcome, result, until_outcome,
+    until_result, list(taken, 'steps'),
     list(taken, 'signals'), list(taken, 'children')}
 end
 

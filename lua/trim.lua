@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- trim: delete dead letters and kept jobs that are older, or more, than the retention allows, oldest first. Note that there is
--- more to do, so that no other worker begins.
+-- trim: delete dead letters and kept jobs that are older, or more, than the retention allows, oldest first. Note
+-- that there is more to do, so that no other worker begins.
 --
 -- ARGV[1]  dead          the retention of dead letters if `retention` has none, in its words
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -36,7 +36,7 @@ local function over(stream, age_ms, excess)
   return going, true
 end
 
--- Another job may have the id and the locator by now: only a locator that names this entry goes with it.
+-- Another job may have the id and the locator by now, so delete only a locator that names this entry.
 local function throw_away(stream, going)
   local place = string.match(stream, '[^:]+$')
   local entries, ids, pushes = {}, {}, {}

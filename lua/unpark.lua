@@ -31,5 +31,7 @@ end
 
 number, from = walk(number, from, most_bytes, read, look_at)
 if total > 0 then tell('released ' .. total) end
-if number == 0 and redis.call('HGET', KEYS.layout, 'unpark') == note then redis.call('HDEL', KEYS.layout, 'unpark') end
+if number == 0 and redis.call('HGET', KEYS.layout, 'unpark') == note then
+  redis.call('HDEL', KEYS.layout, 'unpark')
+end
 return {note, number, from}

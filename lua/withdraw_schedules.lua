@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- withdraw_schedules: note that a scheduler ends, and no longer declares its schedules. If it was the last of its release,
--- notify the schedulers of other releases: now their declarations may count.
+-- withdraw_schedules: note that a scheduler ends, and no longer declares its schedules. If it was the last of its
+-- release, notify the schedulers of other releases, because now their declarations may count.
 --
 -- ARGV[1] now_ms    int ms; '' = the server's clock
 -- ARGV[2] scheduler the id of the scheduler that ends

@@ -1,7 +1,9 @@
--- add_job: add one job: `arguments` has its values from `at` on, as for push. `stale` is a leftover member of `due` to remove,
--- or nil; `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a waiting job to replace, as
--- key_holder returns it: it keeps its id and its notes, and gets everything else of the new job.
--- Returns the due time, if it is now the earliest. Then, if the job has a unique key, its holder as key_holder would return it.
+-- add_job: add one job. `arguments` has its values from `at` on, as for push. `stale` is a leftover member of
+-- `due` to remove, or nil; `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a
+-- waiting job to replace, as key_holder returns it: it keeps its id and its notes, and gets everything else from
+-- the new job.
+-- Returns the due time, if it is now the earliest. Then, if the job has a unique key, its holder as key_holder
+-- would return it.
 --- @include due_time push_of whole line member delay enqueue remove
 local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
   local job, nonce, priority = arguments[at], arguments[at + 1], arguments[at + 2]

@@ -1,4 +1,5 @@
--- add_line: a text of lines with one more. Of more than 20 lines, or 4 KB, the first and the newest stay.
+-- add_line: a text of lines with one more. Of more than 20 lines, or 4 KB, only the first line and the newest ones
+-- stay.
 local function add_line(text, one)
   text = text == '' and one or text .. '\n' .. one
   local _, breaks = string.gsub(text, '\n', '')

@@ -1,4 +1,5 @@
--- alive: a worker's lease in ms; nil if the worker has no record, or was fenced. A record of another type is an error.
+-- alive: a worker's lease in ms; nil if the worker has no record, or was fenced. A record of another type is an
+-- error.
 --- @include checked
 local function alive(worker)
   local record = KEYS['worker:'] .. worker

@@ -1,5 +1,5 @@
--- answered: the answer that a call gave within the last minute, or nil. If its reply was lost, it is repeated. `words` are the answers of
--- such calls; the caller remembers `<word> <nonce>` by `remember`.
+-- answered: the answer that a call gave within the last minute, or nil. The call is repeated because its reply was
+-- lost. `words` are the answers of such calls; the caller remembers `<word> <nonce>` by `remember`.
 --- @include recent_ends
 local function answered(nonce, now_ms, words)
   local marks = {}

@@ -1,5 +1,6 @@
--- backlogs: since when the oldest ready jobs have been ready, as a flat list of priorities and times. A time is an entry id, or
--- the due time (ms) of a job that is not promoted yet. A priority without waiting jobs is left out; it may come several times.
+-- backlogs: since when the oldest ready jobs have been ready, as a flat list of priorities and times. A time is an
+-- entry id, or the due time (ms) of a job that is not promoted yet. A priority without waiting jobs is left out;
+-- it may come several times.
 --- @include group field streams leases parted unpacked
 local function backlogs(now_ms)
   local priorities, since = {'high', 'normal', 'low'}, {}

@@ -1,5 +1,5 @@
--- cancel_group: let the children of a group be cancelled that have not ended; cancel_children does it. With `closes` their parent
--- has ended, and the group goes with the last of them. Returns whether there are any.
+-- cancel_group: schedule the cancellation of children in a group that have not ended; cancel_children does it.
+-- With `closes` their parent has ended, and the group goes with the last of them. Returns whether there are any.
 --- @include whole
 local function cancel_group(token, closes, now_ms)
   local group = KEYS['children:'] .. token

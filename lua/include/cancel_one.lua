@@ -1,6 +1,8 @@
--- cancel_one: cancel a waiting or running job. Returns a word as cancel does, how many bytes of the job were read, and true if it is there. The caller has
--- checked the types of keys that it does not name here; `ending` as for finish_one, without `kept`.
---- @include stream_of locate stored expect kept member holder is_waiting whole tell finish_one note_event event bytes_of
+-- cancel_one: cancel a waiting or running job. Returns a word like cancel, the number of bytes of the job that
+-- were read, and true if the job is there. The caller has checked the types of keys that it does not name here.
+-- `ending` is as for finish_one, without `kept`.
+--- @include stream_of locate stored expect kept member holder is_waiting whole tell finish_one note_event event
+--- @include bytes_of
 local function cancel_one(ending, job, now_ms)
   local place, entry, mark = locate(job)
   if not place then return 'NOT_FOUND', 0 end

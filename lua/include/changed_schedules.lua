@@ -1,5 +1,5 @@
--- changed_schedules: note that these schedules have changed, and publish it. Each change gets a higher number than all before,
--- and at least the time in ms, so that this holds after a loss of data too. Returns the last number.
+-- changed_schedules: note that these schedules have changed, and publish it. Each change gets a higher number than
+-- all before, and at least the time in ms, so numbers also grow after a loss of data. Returns the last number.
 --- @include last_change whole tell
 local function changed_schedules(now_ms, names)
   local number = last_change()

@@ -1,5 +1,6 @@
--- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique key
--- becomes free. Returns whether its end is kept. Its push need not be remembered, because the locator still has its id.
+-- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique
+-- key becomes free. The push is not remembered, because the locator still has its id. Returns whether the job's
+-- end is kept.
 --- @include set_aside with_history remove free field count conclude end_child
 local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   local priority = string.match(stream, '}:ready:(.+)$')

@@ -1,6 +1,6 @@
--- delay: delay a job until `due_at` (ms). `line` is its place among jobs due at the same time. With `suspended` the job waits in
--- the middle of its handler: `due_at` is when it is woken at the latest, or `+inf`. Returns whether it is the earliest now; then
--- the caller notifies sleeping workers.
+-- delay: delay a job until `due_at` (ms). `line` is its place among jobs due at the same time. With `suspended`
+-- the job waits in the middle of its handler, and `due_at` is the latest time to wake it, or `+inf`. Returns
+-- whether it is now the earliest; then the caller notifies sleeping workers.
 local function delay(job, priority, fields, due_at, line, suspended)
   local index = suspended and KEYS.suspended or KEYS.due
   local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2]

@@ -1,7 +1,8 @@
--- emit_chunks: add chunks to a job, and drop the oldest ones if it has too many. In `words`, from `first` to `last`, are a kind
--- (`json`, `bytes`) and the data of each. `wait`: of the first chunks of a run, the number of the last wait that was over when it
--- began; '' for later ones. So a run that emits again what an earlier one has emitted gets the next number. An entry has the
--- number of its run, that wait, and how many bytes were emitted before it.
+-- emit_chunks: add chunks to a job, and drop the oldest ones if it has too many. `words` has from `first` to
+-- `last` a kind (`json`, `bytes`) and the data of each. `wait` comes with the first chunks of a run: the number of
+-- the last wait that was over when the run began; '' for later ones. With it, a run that emits again the chunks of
+-- an earlier run gets the next number. An entry has the number of its run, that wait, and the number of bytes
+-- emitted before it.
 --- @include field whole
 local function emit_chunks(job, wait, words, first, last, now_ms)
   local most, most_bytes, key = 10000, 4194304, KEYS['chunks:'] .. job
@@ -9,7 +10,8 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
   local function read(from, to)
     local found = redis.call('XRANGE', key, from, to, 'COUNT', 1)[1] or {'', {}}
     local fields = found[2]
-    return tonumber(string.match(found[1], '-(%d+)$')), fields, tonumber(field(fields, 'at')), string.match(found[1], '^(%d+)-')
+    return tonumber(string.match(found[1], '-(%d+)$')), fields, tonumber(field(fields, 'at')),
+      string.match(found[1], '^(%d+)-')
   end
 
   -- The numbers have no gaps, so the newest one follows from the oldest.
@@ -20,7 +22,7 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
     _, fields, at = read(newest, newest)
   end
   local run, waited = tonumber(field(fields, 'run')), tonumber(field(fields, 'wait'))
-  if not (run and waited and at and before) then -- the first one; or someone has added an entry, or deleted one
+  if not (run and waited and at and before) then -- the first one; or another program has added or deleted an entry
     redis.call('DEL', key)
     oldest, before, began, number, run, waited, at = 1, 0, whole(now_ms), 0, 0, 0, 0
   else
@@ -34,7 +36,7 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
   local total, count = at, number + (last - first + 1) / 2
   for i = first + 1, last, 2 do total = total + #words[i] end
 
-  -- The number of the oldest chunk to keep, once only the last one is still to be added.
+  -- Return the number of the oldest chunk to keep, once only the last one is still to be added.
   local function oldest_to_keep()
     local low, high = math.max(oldest, count - most + 1), count
     if total - before <= most_bytes then return low end
@@ -49,7 +51,7 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
 
   local function add(...)
     if type(redis.pcall('XADD', key, ...)) ~= 'table' then return end
-    redis.call('DEL', key) -- someone has added an entry, or deleted one
+    redis.call('DEL', key) -- another program has added or deleted an entry
     redis.call('XADD', key, ...)
   end
 

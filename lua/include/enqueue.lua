@@ -1,5 +1,5 @@
--- enqueue: make a job ready: write its entry and its locator. A caller that adds many jobs passes a list, `located`: it
--- gets ids and places, for one HSET. Returns the entry and the stream.
+-- enqueue: make a job ready: write its entry and its locator. A caller that adds many jobs passes a list,
+-- `located`, which receives ids and places for one HSET. Returns the entry and the stream.
 --- @include stream_of note_large bytes_of
 local function enqueue(priority, job, fields, located)
   local stream = stream_of[priority]

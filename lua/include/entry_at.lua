@@ -1,4 +1,5 @@
--- entry_at: the fields of a stream's entry; nil if there is no such entry, or if this is no entry id as Redis writes it.
+-- entry_at: the fields of a stream's entry; nil if there is no such entry, or if `entry` is not an entry id in
+-- Redis' own format.
 local function entry_at(stream, entry)
   local found = redis.pcall('XRANGE', stream, entry, entry)
   if found.err then

@@ -1,5 +1,5 @@
--- expect: end the script, before anything is written, if one of these keys has another type. Returns whether any of
--- them exists.
+-- expect: end the script, before anything is written, if one of these keys has another type. Returns whether any
+-- of them exists.
 local function expect(kind, ...)
   local is_there = false
   for _, key in ipairs({...}) do

@@ -1,5 +1,6 @@
--- fence: delete a worker's record, so that every later call under its id is refused. Note its consumer in `fenced`: workers
--- look at it until it has been empty for a lease and the longest block, because Redis may still serve a late or blocked read.
+-- fence: delete a worker's record, so that every later call under its id is refused. Note its consumer in
+-- `fenced`, because Redis may still serve a late or blocked read. Workers look at the consumer until it has been
+-- empty for a lease and the longest block.
 --- @include lease_of whole
 local function fence(worker, now_ms)
   local watch_ms, record = lease_of(worker) + 5000, KEYS['worker:'] .. worker

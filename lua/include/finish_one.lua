@@ -1,6 +1,7 @@
--- finish_one: finish one job whose fields are known; if it was delayed, `stream` is nil and `priority` is given. The push of
--- an old job that is done is not remembered: it can't be repeated. `ending` has `ends` and `kept`, as these includes return
--- them. `result` is as the worker sent it: how long to keep it (else the entry says so), word, text.
+-- finish_one: finish one job whose fields are known; if it was delayed, `stream` is nil and `priority` is given.
+-- The push of an old job that is done is not remembered: it can't be repeated. `ending` has `ends` and `kept`, as
+-- these includes return them. `result` comes from the worker: how long to keep it (else the entry says so), word,
+-- text.
 --- @include push_of field conclude finish keep keep_reported with_history forget_steps end_child
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, result)
   --- @include times

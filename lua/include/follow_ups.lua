@@ -1,6 +1,6 @@
--- follow_ups: push the jobs that a job pushes as it is done, all or none. `arguments` has them from `at` on, as for push;
--- `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see pusher.
--- Returns OK, PARTIAL or SPOILED, the text after it as in settle's answer, and the pusher.
+-- follow_ups: push the jobs that a job pushes as it is done, all or none. `arguments` has them from `at` on, as
+-- for push. `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see
+-- pusher. Returns OK, PARTIAL or SPOILED, the text after it as in settle's answer, and the pusher.
 --- @include pusher is_taken expect forget_ends free
 local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms, earlier)
   local pushing, pushes, looked = pusher(arguments, now_ms, exact_ms, earlier), {}, 0
@@ -20,7 +20,8 @@ local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms
     if one.key ~= '' then is_right, why = pcall(expect, 'string', KEYS['unique:'] .. one.key) end
     if not is_right then
       why = type(why) == 'table' and why.err or why -- servers differ in what pcall returns
-      return 'SPOILED', string.gsub(why, '[%s%%]', function(each) return string.format('%%%02X', string.byte(each)) end), pushing
+      return 'SPOILED', string.gsub(why, '[%s%%]',
+        function(each) return string.format('%%%02X', string.byte(each)) end), pushing
     end
     one.was_held = pushing.look_at(one.at, own_key, parent)
   end
@@ -33,8 +34,10 @@ local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms
     if not (one.is_taken or added[one.id] or keeper) then
       if replaced or not is_partial then pushing.add(one.at, one.stale) end
       if not replaced then bits[i], added[one.id], added[#added + 1] = '1', true, one.id end
-      -- Free such a key now: reading its holder again may take all of the next call.
-      if is_partial and not replaced and one.was_held then free(one.key, redis.call('GET', KEYS['unique:'] .. one.key)) end
+      -- Free such a key now: reading its holder again may use up all of the next call.
+      if is_partial and not replaced and one.was_held then
+        free(one.key, redis.call('GET', KEYS['unique:'] .. one.key))
+      end
     end
   end
   if not is_partial then forget_ends(added) end

@@ -1,4 +1,4 @@
--- forget: remove a worker's consumers, unless they hold jobs, which would be lost with them.
+-- forget: remove a worker's consumers, unless they hold jobs. Those jobs would be lost with them.
 --- @include streams leases
 local function forget(worker)
   for _, stream in ipairs(streams) do

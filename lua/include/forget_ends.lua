@@ -1,5 +1,5 @@
--- forget_ends: delete the results, outcomes, progress and chunks of earlier jobs with these ids. 250 a command, because unpack
--- takes 1,000 values.
+-- forget_ends: delete the results, outcomes, progress and chunks of earlier jobs with these ids. A command takes
+-- 250 of them, because unpack takes 1,000 values.
 local function forget_ends(ids)
   for first = 1, #ids, 250 do
     local known = {}

@@ -1,5 +1,5 @@
--- forget_steps: forget what jobs have saved, because they have ended or are deleted, and the groups of their children. With `cancels`
--- their children that have not ended are cancelled, and these groups stay until then. 500 ids at most.
+-- forget_steps: forget the saved steps of jobs that have ended or are deleted, and the groups of their children.
+-- With `cancels`, children that have not ended are cancelled, and their groups stay until then. 500 ids at most.
 --- @include groups_of cancel_group
 local function forget_steps(ids, now_ms, cancels)
   local gone = {}

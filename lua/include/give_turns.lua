@@ -1,5 +1,5 @@
--- give_turns: give a turn to up to 500 waiting lines of a job name, from `after` on in the alphabet ('' begins), and publish
--- it. Returns where to go on; '' at the end.
+-- give_turns: give a turn to up to 500 waiting lines of a job name, alphabetically after `after` ('' begins), and
+-- publish it. Returns where to go on; '' at the end.
 --- @include whole tell
 local function give_turns(name, after, now_ms)
   local given = {}

@@ -1,4 +1,5 @@
--- group: the facts of a stream's group `workers` by XINFO GROUPS, as a flat list; nil if there is no group, or no stream.
+-- group: the facts of a stream's group `workers` by XINFO GROUPS, as a flat list; nil if there is no group, or no
+-- stream.
 --- @include field
 local function group(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)

@@ -1,6 +1,7 @@
--- hand_back: pass entries of a stream to the consumer `to`, or to `released`, which claim serves before new jobs. They keep
--- their order, and count as delivered `deliveries` times. FORCE also takes an entry whose lease was lost outside redisjobs.
--- `idle_ms` is how long they have waited already. Returns the entries that exist; the leases of others are gone.
+-- hand_back: pass entries of a stream to the consumer `to`, or to `released`, which claim serves before new jobs.
+-- They keep their order, and count as delivered `deliveries` times. `idle_ms` is how long they have waited
+-- already. FORCE also takes an entry whose lease was lost outside redisjobs. Returns the entries that exist; the
+-- leases of others are gone.
 --- @include remove
 local function hand_back(stream, deliveries, entries, to, idle_ms)
   local arguments, options = {unpack(entries)}, {'IDLE', idle_ms or 0, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID'}

@@ -1,5 +1,6 @@
--- hand_back_held: hand back up to `most` entries that a consumer holds, and free their shares. `refund` is 1 if the last
--- delivery of each does not count, else 0. With `one`, a line, their histories get it. Returns how many entries there were.
+-- hand_back_held: hand back up to `most` entries that a consumer holds, and free their shares. `refund` is 1 if
+-- the last delivery of each does not count, else 0. `one` is a line for their histories, or nil. Returns the
+-- number of entries.
 --- @include streams leases hand_back give_up note_event
 local function hand_back_held(worker, most, refund, now_ms, one)
   local total = 0

@@ -1,5 +1,5 @@
--- has_many: whether a group has too many consumers for a script to list: each worker and each waiting line is one. A
--- client lists 50,000 in a tenth of the time.
+-- has_many: whether a group has too many consumers for a script to list. Each worker and each waiting line is a
+-- consumer. A client lists 50,000 in a tenth of the time.
 --- @include group field
 local function has_many(stream)
   local ours = group(stream)

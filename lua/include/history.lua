@@ -1,4 +1,4 @@
--- history: what happened to a job that is not usual, a line each: the lines of its entry, those noted since the entry was
+-- history: the unusual events of a job, a line each: the lines of its entry, lines noted since the entry was
 -- written, and `one`. '' if there are none.
 --- @include field add_line
 local function history(fields, place, one)

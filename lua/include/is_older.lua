@@ -1,4 +1,5 @@
--- is_older: whether one entry id comes before another. By digits: the numbers may be too large for Lua.
+-- is_older: whether one entry id comes before another. The comparison is by digits, because the numbers may be too
+-- large for Lua.
 local function is_older(one, other)
   local ms, sequence = string.match(one, '^(%d+)-(%d+)$')
   local other_ms, other_sequence = string.match(other, '^(%d+)-(%d+)$')

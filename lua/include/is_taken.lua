@@ -1,5 +1,6 @@
--- is_taken: whether a job that has not ended has this id. Then, if not, the leftover member of `due` of a delayed job whose
--- fields are gone. Then how many bytes were read. With `is_trusted` the locator counts unread; so it does if `dead` is no stream.
+-- is_taken: whether a job that has not ended has this id. If not, also the leftover member of `due` of a delayed
+-- job whose fields are gone. Then the number of bytes read. With `is_trusted`, or if `dead` is no stream, a
+-- locator counts without reading the job.
 --- @include stored member bytes_of
 local function is_taken(job, is_trusted)
   local located = redis.call('HGET', KEYS.jobs, job)

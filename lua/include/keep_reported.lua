@@ -1,5 +1,5 @@
--- keep_reported: keep what a job has reported for another minute after its end, for processes that watch it; and what it has
--- emitted as long as its result, if that is longer.
+-- keep_reported: keep a job's progress for another minute after its end, for processes that watch it. Keep its
+-- chunks for a minute too, or as long as its result, if that is longer.
 --- @include whole
 local function keep_reported(job, ms)
   redis.call('PEXPIRE', KEYS['progress:'] .. job, 60000)

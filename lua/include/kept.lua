@@ -1,4 +1,5 @@
--- kept: the streams in which the queue keeps ended jobs, by state. A key of another type ends the script before it writes.
+-- kept: the streams in which the queue keeps ended jobs, by state. A key of another type ends the script before it
+-- writes.
 --- @include checked expect
 local function kept()
   local retention = checked('hash', KEYS.retention, redis.pcall('HMGET', KEYS.retention, 'completed', 'cancelled'))

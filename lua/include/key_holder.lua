@@ -1,9 +1,14 @@
--- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only until it
--- starts, and a worker has that job, or it is suspended, or has saved steps: a run that has begun must not swallow a new push.
--- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
--- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
--- waiting, nor does one that does not have this key any more, nor one that has begun: what it has saved is not for other
--- parameters. A child waits for its parent alone. Then how many bytes of jobs were read, for a free key too.
+-- key_holder: the job that holds a unique key; nil if the key is free. A key that a job holds only until it starts
+-- is also free if a worker has that job, or if it is suspended or has saved steps. A run that has begun must not
+-- swallow a new push.
+--
+-- Returns {id}. With `replaces`, a waiting job also has `stream` and `entry`, or the `member` of `due` of a
+-- delayed job, and `notes`, a flat list of the fields that it keeps when it is replaced. Then returns the number
+-- of bytes of jobs that were read, for a free key too.
+--
+-- A job does not count as waiting if its cancel was requested, or if it no longer has this key. A job that has
+-- begun does not either, because its saved steps don't fit other parameters. A child does not, because its parent
+-- waits for it.
 --- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member with_history
 local function key_holder(key, replaces, now_ms)
   local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))

@@ -1,4 +1,5 @@
--- leased: how many jobs of a stream workers hold; -1 if the stream has too many consumers for a script: ask XPENDING.
+-- leased: the number of a stream's jobs that workers hold; -1 if the stream has too many consumers for a script:
+-- ask XPENDING.
 --- @include has_many leases is_waiting
 local function leased(stream)
   if has_many(stream) then return -1 end

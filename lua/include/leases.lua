@@ -1,5 +1,5 @@
--- leases: XPENDING of a stream's group, with these arguments after the group; nil if there is no group, {} after the
--- largest entry id. So a missing group stops no script half-way.
+-- leases: XPENDING of a stream's group, with these arguments after the group. nil if there is no group, so that a
+-- missing group stops no script half-way. {} after the largest entry id.
 local function leases(stream, ...)
   local pending = redis.pcall('XPENDING', stream, 'workers', ...)
   if not pending.err then return pending end

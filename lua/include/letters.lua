@@ -1,7 +1,7 @@
--- letters: up to 200 dead letters that match a filter, newest first, among those that one step looks at. The step begins
--- before the letter `after`; with `=` in front of it, at that letter. '' only asks where to begin. So a step that is sent
--- again, because its answer was lost, finds no letters that came since.
--- Returns {entry, fields, job id} of each; and where the next step goes on, '' at the end.
+-- letters: up to 200 dead letters that match a filter, newest first, among the letters that one step looks at. The
+-- step begins before the letter `after`; with `=` in front of it, at that letter. '' only asks where to begin. So
+-- a step that is sent again because its answer was lost finds no newer letters.
+-- Returns {entry, fields, job id} of each; and where the next step begins, '' at the end.
 --- @include field passes time_of entry_at walk_back walk_group
 local function letters(after, wanted)
   local kind = wanted.fingerprint
@@ -18,7 +18,8 @@ local function letters(after, wanted)
   local some = {}
   local function add(entry, fields)
     local id = field(fields, 'id') or ''
-    local is_ours = passes(wanted, fields, time_of(fields, 'failed_at', entry)) and redis.call('HGET', KEYS.jobs, id) == 'dead ' .. entry
+    local is_ours = passes(wanted, fields, time_of(fields, 'failed_at', entry))
+      and redis.call('HGET', KEYS.jobs, id) == 'dead ' .. entry
     if is_ours then some[#some + 1] = {entry, fields, id} end
     return #some == 200
   end

@@ -1,11 +1,12 @@
 -- limiter: lets jobs start under the limits of their names, or puts them in a waiting line. Returns a table:
---   start(place, fields, waited)  take a share for the job of that place, if it needs one. Returns nil if it may start, else the
---                                 bucket in whose line it has to wait. `waited`: it was handed back, so it goes before the line
+--   start(place, fields, waited)  take a share for the job of that place, if it needs one. Returns nil if it may
+--                                 start, else the bucket in whose line it has to wait. `waited`: it was handed
+--                                 back, so it goes before the line
 --   line_up(stream, deliveries, entries, bucket)  put entries in the line of this bucket
 --   pass(fields)                  give the next in line a turn, because a job that was handed back does not start
 --   has_turned                    whether the time of the next turn has changed
--- A job that goes on after a wait has started before: it needs a free share, but it spends nothing of the rate, and waits neither
--- for that nor behind who does.
+-- A job that continues after a wait has started before. It needs a free share, but it spends nothing of the rate.
+-- It does not wait for the rate, nor behind jobs that do.
 --- @include field limit_of whole room goes_on give_up arrival hand_back
 local function limiter(now_ms, now_us)
   local limits, full, limiting = {}, {}, {has_turned = false}
@@ -30,7 +31,8 @@ local function limiter(now_ms, now_us)
     redis.call('SET', KEYS['rate:'] .. bucket, whole(next_us), 'PX', whole(math.ceil((next_us - now_us) / 1000)))
   end
 
-  -- After a start: now the next in line waits for a share, or for the rate; or it may start, as this one has not spent its turn.
+  -- After a start the next in line waits for a share, or for the rate. If this job has not spent its turn, the
+  -- next in line may start.
   local function turn_on(bucket, limit, has_begun)
     local free, from_us = room(bucket, limit, now_us)
     if free > 0 and not has_begun or not redis.call('ZSCORE', KEYS.lines, bucket) then return end

@@ -1,5 +1,5 @@
--- lost_turn: when a worker has to look at a waiting line next, ms, if no turn says so; nil if nothing is missing. A turn may be
--- lost, or far off because the clock was set back.
+-- lost_turn: the time in ms when a worker has to look at a waiting line next, if no turn says so; nil if nothing
+-- is missing. A turn may be lost, or far in the future because the clock was set back.
 --- @include limit_of room false_holder
 local function lost_turn(bucket, now_ms, exact_ms)
   -- nil: the line waits for a share, or its name is paused.
@@ -15,6 +15,6 @@ local function lost_turn(bucket, now_ms, exact_ms)
 
   local known, due_ms = tonumber(redis.call('ZSCORE', KEYS.turns, bucket) or nil), due_at()
   if not due_ms or known and known <= due_ms then return nil end
-  -- A line that has just been handed back as far as its limit allows has its next turn in 5 s.
+  -- A line from which as many jobs as its limit allows were just handed back has its next turn in 5 s.
   return not (known and due_ms == now_ms and known <= now_ms + 5000) and due_ms or nil
 end

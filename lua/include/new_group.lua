@@ -1,6 +1,7 @@
--- new_group: create the group of a stream. It begins at 0: `$` would skip jobs that were pushed before the first worker came. If the
--- group was lost, jobs may have run, and the next reads deliver them again. A read can't tell which of them have saved steps, as
--- claim does: so the oldest ones, up to the last that has, are handed back. It looks at 500 at most, and about 1 MB.
+-- new_group: create the group of a stream. It begins at 0: `$` would skip jobs that were pushed before the first
+-- worker joined. If the group was lost, jobs may have run, and the next reads deliver them again. Unlike claim, a
+-- read can't tell which of them have saved steps. So the oldest jobs, up to the last with saved steps, are handed
+-- back. It looks at 500 jobs at most, and about 1 MB.
 --- @include field bytes_of hand_back
 local function new_group(stream)
   local entries, last, bytes, from = {}, 0, 0, '-'

@@ -1,4 +1,5 @@
--- note_event: add a line to the history of entries that stay where they are. `places` are as in the locator. It never fails.
+-- note_event: add a line to the history of entries that stay where they are. `places` are as in the locator. It
+-- never fails.
 --- @include add_line
 local function note_event(places, one)
   if #places == 0 then return end

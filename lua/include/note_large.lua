@@ -1,5 +1,5 @@
--- note_large: note that a stream has an unread job of 16 KB or more, because a read asks for jobs without knowing their
--- sizes. The note has the last such entry, the bytes of the largest, and the bytes of all. It never fails.
+-- note_large: note that a stream has an unread job of 16 KB or more, because a read asks for jobs without knowing
+-- their sizes. The note has the last such entry, the bytes of the largest, and the bytes of all. It never fails.
 local function note_large(stream, entry, bytes)
   if bytes < 16384 then return end
   local place = string.match(stream, '[^:]+$')

@@ -1,5 +1,5 @@
--- now: the server's clock in whole ms, and to the microsecond; or a test's `override` if not empty. Computed as numbers,
--- because the microseconds of TIME are not zero-padded.
+-- now: the server's clock in whole ms, and to the microsecond; or a test's `override` if not empty. The time is
+-- computed from numbers, because the microseconds of TIME are not zero-padded.
 local function now(override)
   if override ~= '' then return tonumber(override), tonumber(override) end
   local time = redis.call('TIME')

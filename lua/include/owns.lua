@@ -1,6 +1,6 @@
--- owns: whether a worker holds a job by this lease: the pending entry has this worker and delivery count, and is this job's.
--- Returns nil if not, else the mark of the locator, and how many ms the worker has had the job. If the job with this id is
--- elsewhere, the entry becomes a dead letter.
+-- owns: whether a worker holds a job by this lease: the pending entry has this worker and delivery count, and
+-- belongs to this job. Returns nil if not, else the mark of the locator, and how many ms the worker has had the
+-- job. If the job with this id is elsewhere, the entry becomes a dead letter.
 --- @include leases mark_of entry_at field reject
 local function owns(worker, stream, entry, deliveries, job, now_ms)
   local pending = (leases(stream, entry, entry, 1, worker) or {})[1]

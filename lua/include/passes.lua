@@ -1,5 +1,5 @@
--- passes: whether a job matches a filter. `wanted` has name, text, fingerprint (a kind of failure), reason and worker, '' for
--- any, and until_ms, nil for any: the latest `since_ms` that matches.
+-- passes: whether a job matches a filter. `wanted` has name, text, fingerprint (a kind of failure), reason and
+-- worker, '' for any, and until_ms, nil for any: the latest `since_ms` that matches.
 --- @include field kind_of
 local function passes(wanted, fields, since_ms)
   if wanted.name ~= '' and field(fields, 'name') ~= wanted.name then return false end

@@ -1,14 +1,17 @@
--- promote: make due jobs ready, up to 100 that are delayed and 100 that are suspended, and no more after the first MB, because
--- Redis serves nothing else meanwhile. Without `suspends` no job is suspended. Returns the µs until the next job is due; -1: there is none.
+-- promote: make due jobs ready: up to 100 delayed and 100 suspended jobs, and no more after the first MB, because
+-- Redis serves nothing else meanwhile. Without `suspends` no job is suspended. Returns the µs until the next job
+-- is due; -1: there is none.
 --- @include due_in parted unpacked enqueue whole wake field
 local function promote(now_ms, exact_ms, suspends)
-  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to
-  -- the byte.
+  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only
+  -- strings, to the byte.
   local bytes = 0
   local function drop_member(index, member, job, line)
     local located = redis.call('HGET', KEYS.jobs, job)
     local mark = index == KEYS.suspended and ' suspended' or ''
-    if located == (line == '' and 'delayed' or 'delayed ' .. line) .. mark then redis.call('HDEL', KEYS.jobs, job) end
+    if located == (line == '' and 'delayed' or 'delayed ' .. line) .. mark then
+      redis.call('HDEL', KEYS.jobs, job)
+    end
     redis.call('ZREM', index, member)
     return true
   end
@@ -42,7 +45,7 @@ local function promote(now_ms, exact_ms, suspends)
     if due >= 0 and due < 1000 then
       for _, member in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now_ms, 'LIMIT', 0, 100)) do
         if bytes >= 1024 * 1024 then break end
-        -- Try a job that can't be promoted again in a minute, so that it does not block other jobs.
+        -- A job that can't be promoted is tried again in a minute, so that it does not block other jobs.
         if not make_ready(member) then redis.call('ZADD', index, whole(now_ms + 60000), member) end
       end
       due = due_in(index, exact_ms)

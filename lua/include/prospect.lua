@@ -1,7 +1,11 @@
--- prospect: what a claim would find, as a sum: 1 if jobs were handed back, or the inbox has entries; plus 32 or 64 if the first
--- of them are in the second or third stream; 2 if some jobs may not start; only 4 if the queue is paused.
--- Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for each how many of
--- those one read may fetch (0: any number): 16 MB if all were as large as the largest, which takes Redis some 10 ms.
+-- prospect: what a claim would find, as a sum:
+--   1         jobs were handed back, or the inbox has entries
+--   32 or 64  the first of them are in the second or third stream
+--   2         some jobs may not start
+--   4         alone: the queue is paused
+-- Then the number of never delivered jobs of each stream, or its length if Redis has lost count. Then for each
+-- stream the number of those that one read may fetch (0: any number): 16 MB if all were as large as the largest,
+-- which takes Redis about 10 ms.
 --- @include streams any_back group field
 local function prospect(restricted)
   local finds, unread, most_bytes = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}, 16777216
@@ -13,7 +17,8 @@ local function prospect(restricted)
     local ms, sequence, bytes, total = string.match(note, '^(%d+)-(%d+) (%d+) (%d+)$')
     local last_ms, last_sequence = string.match(last or '', '^(%d+)-(%d+)$')
     ms, last_ms = tonumber(ms), tonumber(last_ms)
-    if not ms or not last_ms or ms < last_ms or ms == last_ms and tonumber(sequence) <= tonumber(last_sequence) then
+    if not ms or not last_ms or ms < last_ms or ms == last_ms
+      and tonumber(sequence) <= tonumber(last_sequence) then
       redis.call('HDEL', KEYS.large, string.match(streams[number], '[^:]+$'))
     elseif tonumber(total) > most_bytes then
       unread[3 + number] = math.max(1, math.floor(most_bytes / tonumber(bytes)))
@@ -29,7 +34,8 @@ local function prospect(restricted)
       last = ours and field(ours, 'last-delivered-id') or '0-0'
       unread[number] = length
       if ours then
-        unread[number] = field(ours, 'lag') or redis.pcall('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1] and length or 0
+        unread[number] = field(ours, 'lag') or redis.pcall('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
+          and length or 0
       end
     end
     if noted[number] then look_at(noted[number], number, last) end

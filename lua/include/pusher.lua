@@ -1,10 +1,12 @@
--- pusher: adds jobs from `arguments`, as add_job takes them, unless another job holds their unique key. `earlier` is an earlier
--- pusher of the same call, whose counts go on, or nil. Returns a table:
---   counts           bytes of the jobs that were read; how many jobs were pushed, and replaced
---   take(at)         note the push that begins at `at`; call it for all before `look_at`. Returns where the next push begins
---   look_at(at, own_key, owner)  read the holder of its key, before any job is added. The key that `owner` holds until it ends
---                    is free. Returns whether the key is free because its job has started
---   keeper(at)       the job that keeps the key from it, as key_holder returns it. If none does, nil and the job that it replaces
+-- pusher: adds jobs from `arguments`, in the form that add_job reads, unless another job holds their unique key.
+-- `earlier` is an earlier pusher of the same call, or nil; its counts continue. Returns a table:
+--   counts           bytes of the jobs that were read; numbers of jobs pushed, and replaced
+--   take(at)         note the push that begins at `at`; call it for all before `look_at`. Returns where the next
+--                    push begins
+--   look_at(at, own_key, owner)  read the holder of its key, before any job is added. The key that `owner` holds
+--                    until it ends is free. Returns whether the key is free because its job has started
+--   keeper(at)       the job that blocks its key, as key_holder returns it. If no job does, nil and the job that
+--                    it replaces
 --   add(at, stale, newly)  add it, see add_job. Returns the id of the waiting job that it replaced
 --   write()          count the added jobs, and publish the earliest due time
 --- @include key_holder add_job count tell whole

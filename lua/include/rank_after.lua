@@ -1,4 +1,5 @@
--- rank_after: the rank of the first member of a sorted set that comes after a place, even if the member of that place is gone.
+-- rank_after: the rank of the first member of a sorted set after a place, even if the member of that place is
+-- gone.
 local function rank_after(zset, score, member)
   -- Compare as Redis compares members of one score; Lua's own `<` depends on the locale.
   local function is_before(one, other)

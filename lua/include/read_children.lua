@@ -1,6 +1,6 @@
--- read_children: append to a list how the children of a group have ended, from the index `first` on and before `last`: for each what
--- the record says, '' if it has not ended, and its id, '' if it has none of its own. Stops once these have `most` bytes. Returns
--- how many bytes they have.
+-- read_children: append to a list how the children of a group have ended, from the index `first` on and before
+-- `last`. Each child has two values: its record, '' if it has not ended, and its id, '' if it has none of its own.
+-- Stops once these have `most` bytes. Returns their number of bytes.
 --- @include whole
 local function read_children(list, group, first, last, most)
   local bytes = 0

@@ -1,5 +1,5 @@
--- reject: make a dead letter of an entry that no push has added. Its id is its entry id; if another job has that id, the time
--- is added, or the next ms that makes it its own. Returns the id.
+-- reject: make a dead letter of an entry that no push has added. Its id is its entry id. If another job has that
+-- id, the time is added, or the next ms that makes the id unique. Returns the id.
 --- @include set_aside remove count whole
 local function reject(stream, entry, fields, why, now_ms, priority)
   local job, at_ms = entry, now_ms

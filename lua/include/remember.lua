@@ -1,6 +1,7 @@
--- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. Also unlink the slot that no
--- push looks at any more. Redis frees that in the background, but an expired key in one go, 284,000 ids in 100 ms, unless
--- `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, the slot expires.
+-- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. Also unlink the
+-- slot that no push looks at any more, because Redis frees that in the background. An expired key it frees in one
+-- go, 284,000 ids in 100 ms, unless `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, the
+-- slot expires.
 --- @include slot mark
 local function remember(pushes, now_ms)
   --- @include times

@@ -1,4 +1,4 @@
--- remove: end the leases of entries, and delete the entries, with the history that is noted of them. It is no error if an entry
+-- remove: end the leases of entries, and delete the entries with their noted history. It is no error if an entry
 -- has no lease, or is gone, or the stream has no group.
 local function remove(stream, ...)
   redis.call('XACK', stream, 'workers', ...)

@@ -1,22 +1,24 @@
--- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second then writes
--- the rest for all. A job gets its unique key again, if that was one until its end.
---- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line time_of
---- @include key_holder with_steps forget_steps
+-- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second
+-- then writes the rest for all. A job gets its unique key again, if it held that key until its end.
+--- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line
+--- @include time_of key_holder with_steps forget_steps
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
-    'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
+    'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries',
+      'priority', 'attempt',
     'unknown_since', 'expires_at', 'started_at', 'suspended_at', 'waits', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
   local ids, located, gone, letters, first_due = {}, {}, {}, {}, nil
 
-  -- Forget a step, all that were saved after it, and the checkpoint; '': forget all.
+  -- Forget a step, all steps that were saved after it, and the checkpoint; '': forget all.
   local function go_back(id, key)
     local steps = KEYS['steps:'] .. id
     local first = tonumber(string.match(key ~= '' and redis.call('HGET', steps, key) or '', '^%d+') or nil)
     local saved, stays, drops, groups = redis.call('HGETALL', steps), {}, {'saved checkpoint'}, {}
     for i = 1, #saved, 2 do
-      local number = not string.find(saved[i], ' ', 1, true) and tonumber(string.match(saved[i + 1], '^%d+') or nil)
+      local number = not string.find(saved[i], ' ', 1, true)
+        and tonumber(string.match(saved[i + 1], '^%d+') or nil)
       if number and first and number < first then
         stays[saved[i]] = true
       elseif number then
@@ -37,19 +39,24 @@ local function requeuing(now_ms, exact_ms)
     for i = 1, #drops, 500 do redis.call('HDEL', steps, unpack(drops, i, math.min(i + 499, #drops))) end
   end
 
-  -- What happened to the job, with how it ended, and that it was requeued: with new parameters if these are its old ones.
+  -- Return the job's history with two more lines: how it ended, and that it was requeued. If it gets new
+  -- parameters, the second line has the old ones.
   local function story(stream, letter, found, old, is_independent)
     local function ended_as(what, note)
-      return event(time_of(found, 'failed_at', letter), what, field(found, 'worker'), field(found, 'attempt'), note)
+      return event(time_of(found, 'failed_at', letter), what, field(found, 'worker'),
+        field(found, 'attempt'), note)
     end
     local is_dead, requeued = stream == KEYS.dead, event(now_ms, old and 'edited' or 'requeued', nil, nil, old)
-    local ended = is_dead and ended_as('died', (field(found, 'reason') or '') .. ': ' .. (field(found, 'error') or '')) or ended_as('ended')
+    local ended = is_dead and ended_as('died', (field(found, 'reason') or '') .. ': ' .. (field(found, 'error')
+      or '')) or ended_as('ended')
     local text = add_line(history(found, '', ended), requeued)
-    return is_independent and add_line(text, event(now_ms, 'independent', nil, nil, 'its parent had gone on')) or text
+    return is_independent and add_line(text, event(now_ms, 'independent', nil, nil, 'its parent had gone on'))
+      or text
   end
 
-  -- A dead child is one of its group again if its parent waits for others of it. If the parent has gone on, it is a job by itself.
-  -- Returns whether it is that, or nil and what writes that it is of its group.
+  -- A dead child becomes a member of its group again if its parent waits for other children of it. If the parent
+  -- no longer waits, the job is independent. Returns whether it is independent, or nil and a function that makes
+  -- it a member.
   local function leaves_group(fields)
     local token, index = string.match(field(fields, 'child_of') or '', '^(%S+) (%d+)$')
     if not token then return nil, function() end end
@@ -64,12 +71,15 @@ local function requeuing(now_ms, exact_ms)
     end
   end
 
-  -- `changes` is as for `with`; for `from_step` see requeue, nil: none. Returns why nothing was written, or nil: `oversized`, it
-  -- has too many fields for a script; `no step`, it has saved no step of that key; or `duplicate`, another job holds its unique
-  -- key, or that is no string. Then whether it was a child, and is a job by itself now.
+  -- `changes` is as for `with`; for `from_step` see requeue, nil: none. Returns nil, or why nothing was written.
+  -- `oversized`: it has too many fields for a script. `no step`: it has saved no step of that key. `duplicate`:
+  -- another job holds its unique key, or the key is no string. Then returns whether it was a child, and is an
+  -- independent job now.
   local function add(stream, letter, id, found, changes, due_at, from_step)
     if field(found, 'entry') and not field(found, 'queued_at') then return 'oversized' end -- as set_aside packs it
-    if (from_step or '') ~= '' and not redis.call('HGET', KEYS['steps:'] .. id, from_step) then return 'no step' end
+    if (from_step or '') ~= '' and not redis.call('HGET', KEYS['steps:'] .. id, from_step) then
+      return 'no step'
+    end
     local key = field(changes, 'unique') or field(found, 'unique') or ''
     local is_free, key_of = true, nil
     if key ~= '' then is_free, key_of = pcall(key_holder, key, false, now_ms) end
@@ -102,7 +112,7 @@ local function requeuing(now_ms, exact_ms)
     return nil, is_independent
   end
 
-  -- Returns the ids of the requeued jobs.
+  -- Return the ids of the requeued jobs.
   local function write()
     if #located > 0 then redis.call('HSET', KEYS.jobs, unpack(located)) end
     for stream, entries in pairs(gone) do remove(stream, unpack(entries)) end

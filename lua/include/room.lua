@@ -1,5 +1,5 @@
--- room: how many jobs of a bucket may start now. If the rate allows none, also when one may start, in µs. If too many run,
--- only 0, until a job ends. A `holders:` key of another type allows none.
+-- room: the number of jobs of a bucket that may start now. If the rate allows none, also when one may start, in
+-- µs. If too many run, only 0, until a job ends. A `holders:` key of another type allows none.
 --- @include arrival
 local function room(bucket, limit, now_us)
   local free = math.huge

@@ -1,6 +1,7 @@
--- set_aside: copy an entry's job to `aside` (`dead`, `completed` or `cancelled`), with `notes`, a flat list of fields, and
--- point its locator there. An entry with more values than unpack takes is kept whole, as JSON in one field, `entry`.
--- A dead letter is listed in its group. Returns false if the stream has no entry ids left; then nothing was written.
+-- set_aside: copy an entry's job to `aside` (`dead`, `completed` or `cancelled`), with `notes`, a flat list of
+-- fields, and point its locator there. An entry with more values than unpack takes is kept whole, as JSON in one
+-- field, `entry`. A dead letter is listed in its group. Returns false if the stream has no entry ids left; then
+-- nothing was written.
 --- @include field pushed_at kind_of group_in
 local function set_aside(aside, priority, entry, job, fields, notes, now_ms)
   local kept = {'id', job}

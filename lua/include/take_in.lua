@@ -1,6 +1,7 @@
--- take_in: push the entries that people put into the inbox with redis-cli, up to 100 entries or about 1 MB. An entry becomes
--- a job in the call that deletes it, so it is pushed once. If a job with the id that it gives is on the queue, nothing is added.
--- An entry that can't be a job becomes a dead letter that says why. Returns {id, UNDECODABLE} for each of these.
+-- take_in: push the entries that people put into the inbox with redis-cli, up to 100 entries or about 1 MB. An
+-- entry becomes a job in the call that deletes it, so it is pushed once. If a job with its given id is on the
+-- queue, nothing is added. An entry that can't be a job becomes a dead letter with the reason. Returns {id,
+-- UNDECODABLE} for each of these.
 --- @include field bytes_of whole pushed_at is_taken add_job forget_ends reject remove count tell expect
 local function take_in(now_ms, exact_ms)
   local rejected = {}
@@ -10,18 +11,25 @@ local function take_in(now_ms, exact_ms)
   local known = {name = true, parameters = true, priority = true, id = true, delay = true}
   local priorities = {high = true, normal = true, low = true}
 
-  -- Returns why an entry can't be a job; nil if it can.
+  -- Return why an entry can't be a job; nil if it can.
   local function fault(fields)
     for i = 1, #fields, 2 do
-      if not known[fields[i]] then return 'no field ' .. fields[i] .. ': give name, parameters, priority, id, delay' end
+      if not known[fields[i]] then
+        return 'no field ' .. fields[i] .. ': give name, parameters, priority, id, delay'
+      end
     end
-    local name, priority, id, delay = field(fields, 'name'), field(fields, 'priority'), field(fields, 'id'), field(fields, 'delay')
+    local name, priority, id, delay = field(fields, 'name'), field(fields, 'priority'), field(fields, 'id'),
+      field(fields, 'delay')
     if not name or #name > 800 or not string.find(name, '^[^%s%c]+$') then
       return 'no name: give 1 to 200 characters, no spaces'
     end
-    if priority and not priorities[priority] then return 'priority ' .. priority .. ': give high, normal or low' end
+    if priority and not priorities[priority] then
+      return 'priority ' .. priority .. ': give high, normal or low'
+    end
     if id and (id == '' or #id > 2000) then return 'id: give 1 to 500 characters' end
-    if delay and not (string.find(delay, '^%d+%.?%d*$') and #delay <= 16) then return 'delay ' .. delay .. ': give seconds' end
+    if delay and not (string.find(delay, '^%d+%.?%d*$') and #delay <= 16) then
+      return 'delay ' .. delay .. ': give seconds'
+    end
     return nil
   end
 
@@ -48,7 +56,8 @@ local function take_in(now_ms, exact_ms)
     count('pushed', 1)
   end
 
-  -- A stream that was given the largest entry id takes no more jobs: then write none. Any other error ends the script.
+  -- A stream that was given the largest entry id takes no more jobs. Then write none. Any other error ends the
+  -- script.
   local function fault_of_push(entry, fields)
     local pushed, problem = pcall(push, entry, fields)
     local why = type(problem) == 'table' and problem.err or problem

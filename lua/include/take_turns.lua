@@ -1,7 +1,9 @@
--- take_turns: hand back jobs of the waiting lines that have a turn now: up to 50 lines and 500 jobs, by priority within a line.
--- Each job takes its share only when it is claimed. So a line from which as many were handed back as its limit allows has
--- its next turn 5 s later, in case one of them does not start. A line whose name is paused waits until it is resumed.
--- Returns how many jobs were handed back, and whether it looked at any line: then the caller's worker looks at the next turn too.
+-- take_turns: hand back jobs of the waiting lines that have a turn now: up to 50 lines and 500 jobs, by priority
+-- within a line. A job takes its share only when it is claimed. So if as many were handed back as the limit of a
+-- line allows, its next turn is 5 s later, in case one of them does not start. A line whose name is paused waits
+-- until it is resumed.
+-- Returns the number of jobs handed back, and whether it looked at any line. If it did, the caller's worker also
+-- looks at the next turn.
 --- @include limit_of room false_holder hand_back_held forget whole
 local function take_turns(now_ms, now_us)
   local total = 0

@@ -1,5 +1,5 @@
--- tell_others: notify the processes that tell_waiters has left over, once each, so that they ask about all their jobs. Up to
--- 1,000; the rest ask once a minute anyway.
+-- tell_others: notify the processes that tell_waiters has left over, once each, so that they ask about all their
+-- jobs. Up to 1,000 are notified; the rest ask once a minute anyway.
 local function tell_others(ends)
   local told, many = {}, 0
   for processes in pairs(ends and ends.others or {}) do

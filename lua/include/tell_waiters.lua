@@ -1,4 +1,4 @@
--- tell_waiters: notify the processes that wait for a job that it has changed, up to 1,000 in a call. It leaves the rest to
+-- tell_waiters: notify the processes that wait for a job of its change, up to 1,000 in a call. The rest is left to
 -- tell_others, which a script that changes many jobs calls last. For `ends` see the include of that name.
 local function tell_waiters(ends, job, processes)
   if ends.told >= 1000 then

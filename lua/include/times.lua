@@ -1,4 +1,4 @@
--- times: the times of pushes and schedulers, in ms. `redisjobs/model/times.py` has the reasons for those of a push.
+-- times: the times of pushes and schedulers, in ms. `redisjobs/model/times.py` explains the times of pushes.
 local first_try_ms = 30000 -- refuse a first try that arrives later than this after it was sent
 local repetition_ms = 8000 -- the same for a repetition
 local ahead_ms = 100 -- a client may believe that the server's clock is this far ahead

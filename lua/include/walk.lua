@@ -1,6 +1,7 @@
--- walk: go through the ready streams, from a stream and a place in it on, oldest first, up to 500 entries or `most_bytes`.
--- `read(stream, from, many)` reads some entries, each with its id first. `look_at(stream, one)` returns the bytes of one, and
--- true to stop behind it. Returns where to go on: the number of the stream, 0 at the end, and the place in it.
+-- walk: go through the ready streams, from a stream and a place in it on, oldest first, up to 500 entries or
+-- `most_bytes`. `read(stream, from, many)` reads some entries, each with its id first. `look_at(stream, one)`
+-- returns the bytes of one, and true to stop after it. Returns where to go on: the number of the stream, 0 at the
+-- end, and the place in it.
 --- @include streams page
 local function walk(number, from, most_bytes, read, look_at)
   local looked, bytes = 0, 0

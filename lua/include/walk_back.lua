@@ -1,5 +1,6 @@
--- walk_back: go through the entries of a stream that come before `after`, newest first; '' begins at the newest. It ends after
--- 500 entries or about 1 MB, or when `look_at(entry, fields)` returns true. Returns where to go on; '' at the end.
+-- walk_back: go through the entries of a stream that come before `after`, newest first; '' begins at the newest.
+-- It ends after 500 entries or about 1 MB, or when `look_at(entry, fields)` returns true. Returns where to go on;
+-- '' at the end.
 --- @include is_older page bytes_of
 local function walk_back(stream, after, look_at)
   local looked, bytes, many = 0, 0, 1

@@ -1,5 +1,5 @@
--- walk_group: go through the dead letters of one kind that come before `after`, as walk_back does through all. `after` is the
--- score and the member of a letter in the group.
+-- walk_group: go through the dead letters of one kind that come before `after`, like walk_back goes through all.
+-- `after` is the score and the member of a letter in the group.
 --- @include rank_after entry_at page bytes_of
 local function walk_group(kind, after, look_at)
   local group, looked, bytes = KEYS['group:'] .. kind, 0, 0

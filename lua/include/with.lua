@@ -1,5 +1,5 @@
--- with: a copy of an entry's flat list, in which the fields of `changes`, flat too, replace those of the same name. An empty
--- string removes a field. The other fields keep their order.
+-- with: a copy of an entry's flat list with `changes`, a flat list too. A change replaces the field of the same
+-- name. An empty string removes a field. The other fields keep their order.
 local function with(fields, changes)
   local changed, copy = {}, {}
   for i = 1, #changes, 2 do changed[changes[i]] = true end

@@ -1,4 +1,5 @@
--- with_steps: the fields of an entry, with the note that its job has saved steps, if it has: its entry may be older than they are.
+-- with_steps: the fields of an entry, with a note if its job has saved steps. The entry may be older than the
+-- steps.
 --- @include field
 local function with_steps(job, fields)
   local many = field(fields, 'steps') and 0 or redis.pcall('HLEN', KEYS['steps:'] .. job)

@@ -1,19 +1,20 @@
--- What all other functions use: the clock, locks, notifications, counters, histories.
+-- Helpers of all other functions: the clock, locks, notifications, counters, histories.
 --
--- What is called often is PL/pgSQL, which keeps its plans: a function in SQL is planned in each call.
+-- Functions that are called often are PL/pgSQL, which keeps its plans. Postgres plans a function in SQL at each
+-- call.
 
 create function redisjobs_f._now(given bigint) returns bigint language plpgsql as $$
 begin
   return coalesce(given, floor(extract(epoch from clock_timestamp()) * 1000)::bigint);
 end $$;
 
--- The time with its fraction, for the client's idea of the clock.
+-- Return the time with its fraction, for the client's estimate of the clock.
 create function redisjobs_f._clock(given bigint) returns double precision language plpgsql as $$
 begin
   return coalesce(given, extract(epoch from clock_timestamp()) * 1000);
 end $$;
 
--- Beside each other: exchanges of a queue.
+-- Take the lock that exchanges of a queue share with each other.
 create function redisjobs_f._share(q text) returns void language plpgsql as $$
 begin
   perform redisjobs_f._need_read_committed();
@@ -21,8 +22,8 @@ begin
   perform redisjobs_f._hurry();
 end $$;
 
--- Beside no exchange, and no other call that takes this lock. Exchanges that begin meanwhile wait behind this wait, so it fails
--- after `most`; 0: never.
+-- Take the lock that excludes exchanges, and all other calls that take it. Exchanges that begin meanwhile queue
+-- behind this wait, so it fails after `most`; 0: it never fails.
 create function redisjobs_f._lock(q text, most text default '1s') returns void language plpgsql as $$
 begin
   perform redisjobs_f._need_read_committed();
@@ -31,7 +32,7 @@ begin
   perform redisjobs_f._hurry();
 end $$;
 
--- The same for what can be done later; false: the lock was not free.
+-- Try to take the same lock, for work that can be done later. False: the lock was not free.
 create function redisjobs_f._try_lock(q text) returns boolean language plpgsql as $$
 begin
   perform redisjobs_f._lock(q, '100ms');
@@ -40,7 +41,8 @@ exception when lock_not_available then
   return false;
 end $$;
 
--- Beside exchanges; in a queue with limits beside none, because there all that changes what runs goes one by one.
+-- Run beside exchanges. A queue with limits allows no exchanges beside this call, because there all changes to the
+-- running jobs happen one by one.
 create function redisjobs_f._join_in(q text) returns void language plpgsql as $$
 begin
   if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
@@ -49,23 +51,26 @@ begin
   end if;
   perform redisjobs_f._share(q);
   if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-    raise exception 'limits were set at this moment' using errcode = 'serialization_failure';  -- the client repeats the call
+    -- The client repeats the call.
+    raise exception 'limits were set at this moment' using errcode = 'serialization_failure';
   end if;
 end $$;
 
--- What the exchanges of a worker share, and who ends it has alone.
+-- Return the lock that the exchanges of a worker share. The call that ends the worker holds it alone.
 create function redisjobs_f._worker_lock(q text, worker_id text) returns bigint language plpgsql immutable as $$
 begin
   return hashtextextended(concat_ws(' ', 'redisjobs worker', q, worker_id), 0);
 end $$;
 
--- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this ends.
+-- Limit the wait for any lock, because other calls wait for the locks of this transaction. If a wait is cut off,
+-- the client repeats the call.
 create function redisjobs_f._hurry(most text default '250ms') returns void language plpgsql as $$
 begin
   perform set_config('lock_timeout', most, true);
 end $$;
 
--- Refuse a transaction that would not see what others committed while it waited for a lock. Procedures never begin one; see z-calls.sql.
+-- Refuse a transaction that would not see commits made while it waited for a lock. Procedures never begin such a
+-- transaction; see z-calls.sql.
 create function redisjobs_f._need_read_committed() returns void language plpgsql as $$
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -74,15 +79,16 @@ begin
   end if;
 end $$;
 
--- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process. A line
--- feed in it stands as a private character, as in notices.py.
-create function redisjobs_f._tell(kind text, value text, process text default '') returns void language plpgsql as $$
+-- Note a notification for the client to send: a kind and a value, for all listeners of the queue or for one
+-- process. A line feed is stored as a private character, as in notices.py.
+create function redisjobs_f._tell(kind text, value text, process text default '')
+  returns void language plpgsql as $$
 begin
   perform set_config('redisjobs.told', concat_ws(E'\n', nullif(current_setting('redisjobs.told', true), ''),
     replace(process || E'\t' || kind || E'\t' || value, E'\n', E'\U0010F00A')), true);
 end $$;
 
--- Return the notifications noted in this transaction, a line each: process, kind and value, parted by tabs.
+-- Return the notifications noted in this transaction, a line each: process, kind and value, separated by tabs.
 create function redisjobs_f._told() returns text language plpgsql as $$
 declare
   told text := coalesce(current_setting('redisjobs.told', true), '');
@@ -107,7 +113,7 @@ begin
   end if;
 end $$;
 
--- Change fields: '' removes one.
+-- Change fields. The value '' removes a field.
 create function redisjobs_f._with(fields jsonb, changes jsonb) returns jsonb language sql immutable as $$
   select nullif(coalesce(jsonb_object_agg(key, value) filter (where value <> '""'), '{}'), '{}')
   from jsonb_each(coalesce(fields, '{}') || changes)
@@ -120,7 +126,7 @@ create function redisjobs_f._event(now_ms bigint, what text, worker text default
     coalesce(nullif(attempt, ''), '-'), regexp_replace(left(note, 1000), '[ \t-\r]+', ' ', 'g'))
 $$;
 
--- Return a history with one more line. If it gets long, the first line and the newest stay.
+-- Return a history with one more line. If it gets long, only the first line and the newest ones stay.
 create function redisjobs_f._add_line(lines text, line text) returns text language plpgsql immutable as $$
 declare
   all_lines text[] := case when coalesce(lines, '') = '' then '{}' else string_to_array(lines, E'\n') end || line;

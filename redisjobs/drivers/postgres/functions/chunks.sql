@@ -1,8 +1,8 @@
--- Chunks: what jobs emit while they run, and what their readers get.
+-- Chunks: the output that jobs emit while they run, and the calls of its readers.
 
--- Store chunks of a running job, a list of kind and data (base64) each, and drop the oldest ones if there are too many.
--- `wait`, with the first chunks of a run: the number of the last wait that was over when it began. See
--- redisjobs/model/emissions.py.
+-- Store chunks of a running job, a list with kind and data (base64) of each. If there are too many, drop the
+-- oldest ones. The first chunks of a run come with `wait`: the number of the last wait that was over when the run
+-- began. See redisjobs/model/emissions.py.
 create function redisjobs_f._emit(job redisjobs.jobs, wait integer, chunks jsonb, now_ms bigint) returns void
 language plpgsql as $$
 declare
@@ -11,12 +11,14 @@ declare
   s redisjobs.streams;
   kept bigint;
 begin
-  select * into s from redisjobs.streams t where t.queue = job.queue and t.id = job.id;  -- the lock of the job is enough
+  -- The lock of the job is enough.
+  select * into s from redisjobs.streams t where t.queue = job.queue and t.id = job.id;
   if s.until_ms <= now_ms then
     perform redisjobs_f._forget_chunks(job.queue, job.id);
   end if;
   if s.until_ms is null or s.until_ms <= now_ms then
-    insert into redisjobs.streams (queue, id, began_ms, until_ms) values (job.queue, job.id, now_ms, now_ms) returning * into s;
+    insert into redisjobs.streams (queue, id, began_ms, until_ms)
+    values (job.queue, job.id, now_ms, now_ms) returning * into s;
   end if;
   if wait is not null then
     s.run := s.run + (s.run = 0 or wait <= s.wait)::integer;
@@ -24,7 +26,8 @@ begin
   end if;
   with added as (
     insert into redisjobs.chunks (queue, id, number, run, before, kind, data)
-    select job.queue, job.id, s.last + n, s.run, s.bytes + sum(octet_length(a.data)) over (order by n) - octet_length(a.data),
+    select job.queue, job.id, s.last + n, s.run, s.bytes + sum(octet_length(a.data))
+      over (order by n) - octet_length(a.data),
       a.kind, a.data
     from (select n, value->>0 as kind, decode(value->>1, 'base64') as data
       from jsonb_array_elements(chunks) with ordinality each(value, n)) a
@@ -42,11 +45,12 @@ begin
   perform redisjobs_f._tell_waiters(job);
 end $$;
 
--- Return chunks of a job behind a number, up to some bytes of them: `chunks`, a list of number, run, kind and data (base64) each,
--- `began` and `more`. Or `lost`: how many are not kept any more, and `first`, the number of the oldest one that is. A number of
--- an earlier job, which began at another time, counts as 0.
-create function redisjobs_f.chunks(q text, given_ms bigint, of_id text, began bigint, after bigint, most_bytes bigint)
-  returns text language plpgsql stable as $$
+-- Return chunks of a job after a number, up to `most_bytes`. The answer has `chunks` (a list with number, run,
+-- kind and data in base64 of each), `began` and `more`. If older chunks are gone, it has `lost`, the number of
+-- dropped chunks, and `first`, the number of the oldest chunk that is kept. A number of an earlier job, which
+-- began at another time, counts as 0.
+create function redisjobs_f.chunks(q text, given_ms bigint, of_id text, began bigint, after bigint,
+  most_bytes bigint) returns text language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   s redisjobs.streams;
@@ -60,9 +64,11 @@ begin
   end if;
   seen := case when began = s.began_ms then after else 0 end;
   if seen < s.first - 1 then
-    return redisjobs_f._answer(jsonb_build_object('began', s.began_ms, 'lost', s.first - 1 - seen, 'first', s.first));
+    return redisjobs_f._answer(jsonb_build_object('began', s.began_ms, 'lost',
+      s.first - 1 - seen, 'first', s.first));
   end if;
-  select jsonb_agg(jsonb_build_array(p.number, p.run, p.kind, translate(encode(p.data, 'base64'), E'\n', '')) order by p.number),
+  select jsonb_agg(jsonb_build_array(p.number, p.run, p.kind, translate(encode(p.data, 'base64'), E'\n', ''))
+    order by p.number),
     max(p.number) into page, newest
   from (
     select c.number, c.run, c.kind, c.data, c.before + octet_length(c.data) - min(c.before) over () as size,
@@ -73,9 +79,10 @@ begin
     'more', coalesce(newest < s.last, false)));
 end $$;
 
--- Keep what a job has reported for another minute after its end, and what it has emitted as long as its result, if that is
--- longer.
-create function redisjobs_f._keep_reported(job redisjobs.jobs, keep_ms bigint, now_ms bigint) returns void language plpgsql as $$
+-- Keep a job's progress for another minute after its end. Keep its chunks for a minute too, or as long as its
+-- result, if that is longer.
+create function redisjobs_f._keep_reported(job redisjobs.jobs, keep_ms bigint, now_ms bigint)
+  returns void language plpgsql as $$
 begin
   perform redisjobs_f._end_progress(job, now_ms);
   update redisjobs.streams t set until_ms = now_ms + greatest(60000, keep_ms)
@@ -90,12 +97,13 @@ begin
   end if;
 end $$;
 
--- Delete chunks whose time is over, of up to 10 jobs; whether there may be more.
+-- Delete chunks of up to 10 jobs whose time is over. Return whether there may be more.
 create function redisjobs_f._clear_chunks(q text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   over text[];
 begin
-  over := array(select t.id from redisjobs.streams t where t.queue = q and t.until_ms <= now_ms limit 10 for update skip locked);
+  over := array(select t.id from redisjobs.streams t where t.queue = q and t.until_ms <= now_ms limit 10
+    for update skip locked);
   perform redisjobs_f._forget_chunks(q, each.id) from unnest(over) each (id);
   return cardinality(over) = 10;
 end $$;

@@ -1,6 +1,6 @@
--- Claims: how jobs come to a worker.
+-- Claims: how a worker gets jobs.
 
--- Lease new jobs of a priority from a place on, up to `most`, and to about `most_bytes`.
+-- Lease new jobs of a priority from a place on: up to `most` jobs, and about `most_bytes`.
 create function redisjobs_f._claim(q text, worker_id text, wanted smallint, most integer, from_seq bigint,
   most_bytes bigint, now_ms bigint)
   returns setof redisjobs.jobs language plpgsql rows 100 as $$
@@ -9,35 +9,39 @@ begin
   with picked as materialized (
     select ctid as at, seq, octet_length(parameters) as bytes from redisjobs.jobs
     where queue = q and rank = wanted and place = 'ready' and seq >= from_seq
-    order by seq limit most for no key update skip locked  -- a process that begins to wait does not stop a claim
+    order by seq limit most for no key update skip locked  -- a process that begins to wait does not block a claim
   ), sized as (
     select at, sum(bytes) over (order by seq) - bytes as before from picked
   ), taken as (
-    update redisjobs.jobs j set place = 'running', worker = worker_id, deliveries = j.deliveries + 1, at_ms = now_ms
-    from sized s where j.ctid = s.at and s.before < most_bytes  -- a locked row stays where it is
+    update redisjobs.jobs j set place = 'running', worker = worker_id,
+      deliveries = j.deliveries + 1, at_ms = now_ms
+    from sized s where j.ctid = s.at and s.before < most_bytes  -- a locked row keeps its ctid
     returning j.*
   )
   select * from taken order by seq;
 end $$;
 
--- Jobs that may start at once, none handed back, no rule: up to `most` of a priority. It looks from `starts_at` on, where
--- the worker's last claim ended, and if that is not enough from `from_seq` on, before which no job is ready.
+-- Claim up to `most` jobs of a priority that may start at once: none was handed back, and no rule applies. Look
+-- from `starts_at` on, where the worker's last claim ended. If that is not enough, look from `from_seq` on; no job
+-- before that place is ready.
 create function redisjobs_f._claim_new(q text, worker_id text, wanted smallint, most integer, starts_at bigint,
   from_seq bigint, most_bytes bigint, now_ms bigint)
   returns setof redisjobs.jobs language plpgsql rows 100 as $$
 declare
   found_jobs integer;
 begin
-  return query select * from redisjobs_f._claim(q, worker_id, wanted, most, greatest(starts_at, from_seq), most_bytes, now_ms);
+  return query select * from redisjobs_f._claim(q, worker_id, wanted, most,
+    greatest(starts_at, from_seq), most_bytes, now_ms);
   get diagnostics found_jobs = row_count;
   if found_jobs < most and starts_at > from_seq then
-    return query select * from redisjobs_f._claim(q, worker_id, wanted, most - found_jobs, from_seq, most_bytes, now_ms);
+    return query select * from redisjobs_f._claim(q, worker_id, wanted, most - found_jobs,
+      from_seq, most_bytes, now_ms);
   end if;
 end $$;
 
--- Whether jobs of a queue are restricted: names are paused, jobs are held, or there are limits.
-create function redisjobs_f._rules(q text, out is_paused boolean, out names text[], out has_held boolean, out has_limits boolean)
-  language plpgsql as $$
+-- Return whether jobs of a queue are restricted: names are paused, jobs are held, or there are limits.
+create function redisjobs_f._rules(q text, out is_paused boolean, out names text[], out has_held boolean,
+  out has_limits boolean) language plpgsql as $$
 begin
   is_paused := false;
   names := '{}';
@@ -50,12 +54,13 @@ begin
   end if;
 end $$;
 
--- Claim jobs where some were handed back, or rules say which may start: look at them one by one, up to `most_looks`, and
--- write all that start at once. `turned`: jobs of this priority that may leave their lines.
+-- Claim jobs when some were handed back, or when rules decide which jobs may start. Look at jobs one by one, up to
+-- `most_looks`, and write all that start in one statement. `turned`: jobs of this priority that may leave their
+-- lines.
 create function redisjobs_f._claim_each(q text, worker_id text, wanted smallint, most integer, from_seq bigint,
-  most_bytes bigint, max_deliveries integer, runs_nothing boolean, only_new boolean, names text[], has_limits boolean,
-  turned bigint[], most_looks integer, now_ms bigint, inout full_ones text[], out claimed redisjobs.jobs[], out ended jsonb,
-  out is_alone boolean, out looked integer)
+  most_bytes bigint, max_deliveries integer, runs_nothing boolean, only_new boolean, names text[],
+  has_limits boolean, turned bigint[], most_looks integer, now_ms bigint, inout full_ones text[],
+  out claimed redisjobs.jobs[], out ended jsonb, out is_alone boolean, out looked integer)
   language plpgsql as $$
 declare
   job redisjobs.jobs;
@@ -93,32 +98,38 @@ begin
           (select j.seq from redisjobs.jobs j where j.queue = q and j.rank = wanted and j.place = 'ready'
             and j.seq >= greatest(from_seq, after_seq + 1) order by j.seq limit step)
           union all
-          (select j.seq from redisjobs.jobs j where j.queue = q and j.rank = wanted and j.place in ('returned', 'alone')
+          (select j.seq from redisjobs.jobs j where j.queue = q and j.rank = wanted
+            and j.place in ('returned', 'alone')
             and j.seq > after_seq and not only_new order by j.seq limit step)
           union all
           (select t from unnest(turned) t where t > after_seq)
         ) each order by each.seq limit step
       ) candidate cross join lateral (
         select * from redisjobs.jobs each where each.seq = candidate.seq
-          and case each.place when 'line' then each.seq = any(turned) else each.place in ('ready', 'returned', 'alone') end
+          and case each.place when 'line' then each.seq = any(turned)
+            else each.place in ('ready', 'returned', 'alone') end
         for no key update skip locked
       ) j order by candidate.seq
     loop
       is_last := job.place <> 'ready' and job.deliveries + 1 >= max_deliveries and max_deliveries > 1;
       may_be_last := runs_nothing and cardinality(claimed) = 0;
-      exit when may_be_last and (is_last or job.place = 'alone') and starting <> '{}';  -- it comes next, if these don't start
+      -- This job comes next, if the others don't start.
+      exit when may_be_last and (is_last or job.place = 'alone') and starting <> '{}';
       step_looked := step_looked + 1;
       after_seq := job.seq;
       continue when job.place = 'alone' and not may_be_last;
       if job.cancelling then
         delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = job.id;
-        perform redisjobs_f._finish(job, 'cancelled', jsonb_build_object('deliveries', job.deliveries::text), now_ms);
+        perform redisjobs_f._finish(job, 'cancelled', jsonb_build_object('deliveries', job.deliveries::text),
+          now_ms);
         ended := ended || jsonb_build_array(jsonb_build_array(job.id, 'CANCELLED'));
-      elsif job.name = any(names) or job.place <> 'ready'  -- held ones that are ready are parked already
+      elsif job.name = any(names) or job.place <> 'ready'  -- held jobs that are ready are parked already
         and exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = job.id) then
         parked := parked || job.seq;
-      elsif job.place <> 'ready' and job.deliveries + 1 > max_deliveries and (job.was_alone or max_deliveries = 1) then
-        perform redisjobs_f._dead_letter(job, jsonb_build_object('reason', 'worker lost', 'worker', worker_id, 'error',
+      elsif job.place <> 'ready' and job.deliveries + 1 > max_deliveries
+        and (job.was_alone or max_deliveries = 1) then
+        perform redisjobs_f._dead_letter(job,
+          jsonb_build_object('reason', 'worker lost', 'worker', worker_id, 'error',
           format('delivered %s times without an outcome%s: it may kill its workers', job.deliveries,
             case when job.was_alone then ', the last time with nothing beside it' else '' end)), now_ms);
         ended := ended || jsonb_build_array(jsonb_build_array(job.id, 'DEAD'));
@@ -147,7 +158,8 @@ begin
     if starting <> '{}' then
       is_alone := is_last and starting = array[job.seq];
       with taken as (
-        update redisjobs.jobs j set place = 'running', worker = worker_id, deliveries = j.deliveries + 1, at_ms = now_ms,
+        update redisjobs.jobs j set place = 'running', worker = worker_id,
+          deliveries = j.deliveries + 1, at_ms = now_ms,
           was_alone = is_alone
         from unnest(starting) s(seq) where j.seq = s.seq returning j.*
       )
@@ -159,7 +171,7 @@ begin
   perform redisjobs_f._leave_lines(turned, all_lined, now_ms);
 end $$;
 
--- Whether jobs of a queue wait for a claim that no rule keeps back.
+-- Return whether jobs of a queue wait to be claimed and no rule stops them.
 create function redisjobs_f._any_waits(q text, from_seqs bigint[]) returns boolean language plpgsql as $$
 begin
   for wanted in 0..2 loop
@@ -170,8 +182,9 @@ begin
   return redisjobs_f._any_returned(q);
 end $$;
 
--- Whether a priority has a ready job from a place on.
-create function redisjobs_f._any_ready(q text, wanted smallint, from_seq bigint) returns boolean language plpgsql as $$
+-- Return whether a priority has a ready job from a place on.
+create function redisjobs_f._any_ready(q text, wanted smallint, from_seq bigint)
+  returns boolean language plpgsql as $$
 declare
   first bigint;
 begin
@@ -180,11 +193,12 @@ begin
   return found;
 end $$;
 
--- Whether any job was handed back, and waits to be claimed again.
+-- Return whether any job was handed back and waits to be claimed again.
 create function redisjobs_f._any_returned(q text) returns boolean language plpgsql as $$
 declare
   first bigint;
 begin
-  select seq into first from redisjobs.jobs where queue = q and place in ('returned', 'alone') order by rank, seq limit 1;
+  select seq into first from redisjobs.jobs where queue = q and place in ('returned', 'alone')
+  order by rank, seq limit 1;
   return found;
 end $$;

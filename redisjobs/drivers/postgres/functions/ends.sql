@@ -1,7 +1,7 @@
--- Jobs end: done, cancelled or dead. What the queue retains stays, and waiting processes are notified.
+-- Jobs end as completed, cancelled or dead. Jobs that the queue retains stay, and waiting processes are notified.
 
--- End a job that is done or cancelled; keep it with these notes, if the queue keeps such jobs. `result`: what its worker
--- says about it: `keep_ms`, and `value` (a text of JSON) or `refused`.
+-- End a job that is completed or cancelled. Keep it with these notes if the queue keeps such jobs. `result` comes
+-- from the worker: `keep_ms`, and `value` (a text of JSON) or `refused`.
 create function redisjobs_f._finish(job redisjobs.jobs, state text, notes jsonb, now_ms bigint,
   result jsonb default null, is_remembered boolean default true) returns void language plpgsql as $$
 begin
@@ -29,7 +29,7 @@ begin
   perform redisjobs_f._conclude(job, 'dead', null, now_ms);
 end $$;
 
--- Keep a job that has failed or ended, with some notes; return its row.
+-- Keep a job that has failed or ended, with some notes. Return its row.
 create function redisjobs_f._set_aside(job redisjobs.jobs, state text, notes jsonb, now_ms bigint)
 returns redisjobs.jobs language plpgsql as $$
 declare
@@ -38,7 +38,8 @@ declare
     jsonb_build_object('priority', (array['high', 'normal', 'low'])[job.rank + 1]) || notes);
 begin
   update redisjobs.jobs j set
-    seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null, worker = null, deliveries = 0,
+    seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null,
+      worker = null, deliveries = 0,
     at_ms = 0, cancelling = false, was_alone = false, extra = fields,
     kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end,
     signals = case when state = 'dead' then job.signals end
@@ -46,7 +47,7 @@ begin
   return job;
 end $$;
 
--- Remember the push of a job, so that a repetition adds nothing.
+-- Remember the push of a job, so that a repeated push adds nothing.
 create function redisjobs_f._remember_end(job redisjobs.jobs, now_ms bigint) returns void language plpgsql as $$
 begin
   perform redisjobs_f._remember(job.queue, 'ended', job.id || ' ' || coalesce(job.nonce, ''), '1', now_ms + 60000);
@@ -74,7 +75,8 @@ begin
       case when refused = '' and state = 'dead' then coalesce(job.extra->>'error_type', '') else '' end,
       now_ms + keep_ms + least(keep_ms, 86400000)
     ) on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
-      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
+      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error,
+        excluded.error_type, excluded.until_ms);
     perform redisjobs_f._keep_reported(job, keep_ms, now_ms);
   end if;
   perform redisjobs_f._tell_waiters(job);
@@ -84,12 +86,13 @@ begin
   end if;
 end $$;
 
--- Return for how many ms a job's result is kept; null: the push did not say.
+-- Return for how many ms a job's result is kept. Null: the push did not set it.
 create function redisjobs_f._kept_ms(job redisjobs.jobs) returns bigint language sql immutable as $$
   select case when job.extra->>'keep_result' ~ '^[0-9]{1,13}$' then (job.extra->>'keep_result')::bigint end
 $$;
 
--- Return how long jobs of a state are kept, as `Keep.text`: ms and number, `-` for no limit; null: not at all.
+-- Return how long jobs of a state are kept, as `Keep.text`: ms and number, `-` for no limit. Null: they are not
+-- kept.
 create function redisjobs_f._retained(q text, state text) returns text language plpgsql as $$
 begin
   return nullif(coalesce(
@@ -119,7 +122,7 @@ begin
     from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
 end $$;
 
--- Forget how an earlier job with this id ended, and what it reported and emitted.
+-- Forget how an earlier job with this id ended, and its progress and chunks.
 create function redisjobs_f._forget_end(q text, of_id text) returns void language plpgsql as $$
 begin
   delete from redisjobs.results r where r.queue = q and r.id = of_id;

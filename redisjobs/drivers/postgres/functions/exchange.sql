@@ -1,7 +1,28 @@
--- A worker's round trip: it settles jobs, and claims others.
+-- A worker's round trip: one transaction that settles jobs and claims others.
+--
+-- `exchange` works in this order. It enters the queue and checks that the worker's lease still runs. It settles
+-- the jobs that the worker has finished, or repeats the answer of a call that was sent before. Then it promotes
+-- due jobs, takes turns of limits and claims new jobs, by priority. At the end it says when the worker should look
+-- again.
+--
+-- Two kinds of jobs are settled. A job that is done and left no result is plain: `_end_plain` ends all of them in
+-- one statement. `_settle` settles every other job, one by one, as its `do` asks:
+--
+-- report    store the job's progress; the job runs on
+-- emit      add chunks; the job runs on
+-- save      save a step or the checkpoint; the job runs on
+-- children  add children of a step; the job runs on
+-- lingers   ask whether the job may be settled while a thread of its handler runs on
+-- release   hand the job back; `refund`: the delivery does not count
+-- retry     make the job ready, or delay it
+-- suspend   let the job wait in the middle of its handler
+-- dead      make the job a dead letter
+-- ack       end the job as completed or cancelled; it may push other jobs
+--
+-- `read` only claims. `recover` returns jobs that a worker holds and has not received.
 
--- Enter a queue as a worker whose lease runs, or return 'FENCED'. What fences a worker does not wait for this: what it still
--- claims then is handed back, as is all that a fenced worker has, and what it settles it still had.
+-- Enter a queue as a worker whose lease runs, or return 'FENCED'. Fencing does not wait for this transaction. A
+-- job that the worker still claims is handed back with its other jobs. A job that it settles was still its own.
 create function redisjobs_f._enter(q text, worker_id text) returns text language plpgsql as $$
 begin
   perform redisjobs_f._join_in(q);
@@ -12,19 +33,22 @@ begin
   return '';
 end $$;
 
--- Remember pushes whose jobs have ended, each an id, a space and its nonce.
+-- Remember the pushes of jobs that have ended. Each is an id, a space and its nonce.
 create function redisjobs_f._remember_ended(q text, keys text[], now_ms bigint) returns void language plpgsql as $$
 begin
-  case (now_ms + 60000) / 90000 % 3  -- as `_remember`
-  when 0 then insert into redisjobs.ledger_0 select q, 'ended ' || key, '', now_ms + 60000 from unnest(keys) each(key);
-  when 1 then insert into redisjobs.ledger_1 select q, 'ended ' || key, '', now_ms + 60000 from unnest(keys) each(key);
+  case (now_ms + 60000) / 90000 % 3  -- as in `_remember`
+  when 0 then insert into redisjobs.ledger_0 select q, 'ended ' || key, '', now_ms + 60000
+    from unnest(keys) each(key);
+  when 1 then insert into redisjobs.ledger_1 select q, 'ended ' || key, '', now_ms + 60000
+    from unnest(keys) each(key);
   else insert into redisjobs.ledger_2 select q, 'ended ' || key, '', now_ms + 60000 from unnest(keys) each(key);
   end case;
 end $$;
 
--- End jobs that are done and left no result, in one step; return the positions of those that the worker no longer has.
-create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
-  returns integer[] language plpgsql as $$
+-- End jobs that are done and left no result, in one step. Return the positions of jobs that the worker no longer
+-- holds.
+create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], named text[], counted integer[],
+  now_ms bigint) returns integer[] language plpgsql as $$
 declare
   ids text[];
   freed bigint[];
@@ -36,14 +60,18 @@ declare
 begin
   with gone as (
     delete from redisjobs.jobs j using unnest(seqs, named, counted) with ordinality as s(seq, id, deliveries, at)
-    where j.seq = s.seq  -- only this may use an index: the worker's jobs leave many dead entries in theirs
-      and (j.queue, j.place, j.worker, j.deliveries, j.id) is not distinct from (q, 'running', worker_id, s.deliveries, s.id)
+    -- Only this condition may use an index: the worker's jobs leave many dead entries in the other indexes.
+    where j.seq = s.seq
+      and (j.queue, j.place, j.worker, j.deliveries, j.id)
+        is not distinct from (q, 'running', worker_id, s.deliveries, s.id)
     returning s.at, j.seq, j.id, j.nonce, j.unique_key, j.since_ms
   )
-  select array_agg(g.seq), array_agg(g.id), array_agg(g.id || ' ' || coalesce(g.nonce, '')) filter (where g.since_ms > now_ms - 60000),
+  select array_agg(g.seq), array_agg(g.id), array_agg(g.id || ' ' || coalesce(g.nonce, ''))
+    filter (where g.since_ms > now_ms - 60000),
     array_agg(g.unique_key) filter (where g.unique_key <> ''), array_agg(g.id) filter (where g.unique_key <> ''),
     case when count(*) < cardinality(seqs)
-      then (select array_agg(at) from generate_subscripts(seqs, 1) all_of(at) where at not in (select g.at from gone g)) end
+      then (select array_agg(at) from generate_subscripts(seqs, 1) all_of(at)
+        where at not in (select g.at from gone g)) end
   into freed, ids, young, keys, holders, lost from gone g;
   if keys is not null then
     perform redisjobs_f._free_keys(q, keys, holders);
@@ -53,7 +81,8 @@ begin
     perform redisjobs_f._remember_ended(q, young, now_ms);
   end if;
   if exists (select from redisjobs.waiters where queue = q) then
-    for waiting in delete from redisjobs.waiters w where w.queue = q and w.id = any(ids) returning w.id, w.process loop
+    for waiting in delete from redisjobs.waiters w where w.queue = q and w.id = any(ids)
+      returning w.id, w.process loop
       perform redisjobs_f._tell('changed', waiting.id, waiting.process);
     end loop;
   end if;
@@ -61,8 +90,9 @@ begin
   return lost;
 end $$;
 
--- Settle one job as its worker asks; `s` has seq, id, deliveries, do (what), and what that needs. A place in line alone names no
--- job: a server that lost the last ones, as a replica that took over, gives them again.
+-- Settle one job as its worker asks. `s` has seq, id, deliveries, do (the action), and the values of that action.
+-- The query compares the id too, because a place in line alone does not identify a job. A server that lost the
+-- last places, such as a replica that took over, gives them again.
 create function redisjobs_f._settle(q text, worker_id text, s jsonb, now_ms bigint, out word text, out added jsonb)
   language plpgsql as $$
 declare
@@ -99,7 +129,8 @@ begin
   when 'retry', 'suspend' then
     if job.cancelling then
       perform redisjobs_f._finish(job, 'cancelled', ran, now_ms,
-        case when s->'changes'->>'keep_result' <> '' then jsonb_build_object('keep_ms', (s->'changes'->>'keep_result')::bigint) end);
+        case when s->'changes'->>'keep_result' <> ''
+        then jsonb_build_object('keep_ms', (s->'changes'->>'keep_result')::bigint) end);
       word := 'CANCELLED';
     elsif s->>'do' = 'suspend' then
       if s ? 'group' then
@@ -132,7 +163,8 @@ begin
   end case;
 end $$;
 
-create function redisjobs_f._release_one(job redisjobs.jobs, refund boolean, now_ms bigint) returns text language plpgsql as $$
+create function redisjobs_f._release_one(job redisjobs.jobs, refund boolean, now_ms bigint)
+  returns text language plpgsql as $$
 declare
   counted integer := greatest(0, job.deliveries - refund::integer);
 begin
@@ -160,20 +192,23 @@ begin
   perform redisjobs_f._count(job.queue, 'retried');
 end $$;
 
--- Change fields of a job that is to run again: '' removes one.
-create function redisjobs_f._change_fields(job redisjobs.jobs, changes jsonb, now_ms bigint) returns void language plpgsql as $$
+-- Change fields of a job that runs again. The value '' removes a field.
+create function redisjobs_f._change_fields(job redisjobs.jobs, changes jsonb, now_ms bigint)
+  returns void language plpgsql as $$
 declare
   fields jsonb := jsonb_build_object('queued_at', least(job.since_ms, now_ms)::text) || coalesce(job.extra, '{}');
 begin
-  update redisjobs.jobs set extra = redisjobs_f._with(fields, changes - array['limit_key', 'parameters', 'name', 'unique']),
+  update redisjobs.jobs set extra = redisjobs_f._with(fields,
+    changes - array['limit_key', 'parameters', 'name', 'unique']),
     limit_key = case when changes ? 'limit_key' then nullif(changes->>'limit_key', '') else job.limit_key end,
     unique_key = case when changes ? 'unique' then nullif(changes->>'unique', '') else job.unique_key end,
     history = job.history
   where seq = job.seq;
 end $$;
 
--- Add a job that another one pushes as it ends; return whether it was added.
-create function redisjobs_f._push_with(parent redisjobs.jobs, job jsonb, now_ms bigint) returns boolean language plpgsql as $$
+-- Add a job that another job pushes as it ends. Return whether it was added.
+create function redisjobs_f._push_with(parent redisjobs.jobs, job jsonb, now_ms bigint)
+  returns boolean language plpgsql as $$
 declare
   answer text;
 begin
@@ -185,17 +220,19 @@ begin
   if answer <> 'OK' then
     return false;
   end if;
-  perform redisjobs_f._forget_end(parent.queue, job->>'id');  -- an earlier run may have pushed the same id
+  perform redisjobs_f._forget_end(parent.queue, job->>'id');  -- an earlier run may have pushed this id
   return true;
 end $$;
 
--- Settle jobs that are locked. Answers, in order: a word each, or a word and what was added. What would have to wait for
--- another transaction is BUSY: one of an application's may stay open.
-create function redisjobs_f._settle_all(q text, worker_id text, others jsonb, now_ms bigint) returns jsonb language plpgsql as $$
+-- Settle jobs that are locked. Return for each, in order, a word, or a word and the list of added jobs. A job
+-- whose settlement would wait for another transaction is BUSY: a transaction of an application may stay open for
+-- long.
+create function redisjobs_f._settle_all(q text, worker_id text, others jsonb, now_ms bigint)
+  returns jsonb language plpgsql as $$
 declare
   words jsonb[];
 begin
-  begin  -- all in one subtransaction: each takes a number, and those are scarce
+  begin  -- all in one subtransaction: each takes a transaction number, and numbers are scarce
     perform redisjobs_f._hurry('20ms');
     words := redisjobs_f._settle_each(q, worker_id, others, false, now_ms);
   exception when program_limit_exceeded or data_exception or statement_too_complex or lock_not_available then
@@ -210,9 +247,10 @@ begin
   return to_jsonb(words);
 end $$;
 
--- Settle jobs, one by one, those that push others first; `apart`: what can't be written does not keep the others back.
-create function redisjobs_f._settle_each(q text, worker_id text, others jsonb, apart boolean, now_ms bigint) returns jsonb[]
-  language plpgsql as $$
+-- Settle jobs one by one; jobs that push others come first. With `apart`, a job that can't be written does not
+-- stop the others.
+create function redisjobs_f._settle_each(q text, worker_id text, others jsonb, apart boolean, now_ms bigint)
+  returns jsonb[] language plpgsql as $$
 declare
   s record;
   words jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(others)]);
@@ -226,13 +264,14 @@ begin
     else
       select * into done from redisjobs_f._settle(q, worker_id, s.value, now_ms);
     end if;
-    words[s.at] := case when done.added is null then to_jsonb(done.word) else jsonb_build_array(done.word, done.added) end;
+    words[s.at] := case when done.added is null then to_jsonb(done.word)
+      else jsonb_build_array(done.word, done.added) end;
   end loop;
   return words;
 end $$;
 
-create function redisjobs_f._settle_apart(q text, worker_id text, s jsonb, now_ms bigint, out word text, out added jsonb)
-  language plpgsql as $$
+create function redisjobs_f._settle_apart(q text, worker_id text, s jsonb, now_ms bigint, out word text,
+  out added jsonb) language plpgsql as $$
 begin
   select done.word, done.added into word, added from redisjobs_f._settle(q, worker_id, s, now_ms) done;
 exception
@@ -244,17 +283,20 @@ exception
     added := null;
 end $$;
 
--- Free the shares of jobs that no longer run, given what their worker asked and the words that it gets.
-create function redisjobs_f._give_up_settled(q text, others jsonb, words jsonb[], now_ms bigint) returns void language plpgsql as $$
+-- Free the shares of jobs that no longer run, given the worker's settlements and the answers to them.
+create function redisjobs_f._give_up_settled(q text, others jsonb, words jsonb[], now_ms bigint)
+  returns void language plpgsql as $$
 declare
   refunded bigint[];
   spent bigint[];
 begin
-  select array_agg(s.seq) filter (where s.refund), array_agg(s.seq) filter (where not s.refund) into refunded, spent from (
+  select array_agg(s.seq) filter (where s.refund), array_agg(s.seq) filter (where not s.refund)
+    into refunded, spent from (
     select (value->>'seq')::bigint as seq, value->>'do' = 'release' and (value->>'refund')::boolean as refund
     from jsonb_array_elements(others) with ordinality each(value, at)
     where value->>'do' not in ('report', 'emit', 'lingers', 'save', 'children')
-      and case jsonb_typeof(words[at]) when 'array' then words[at]->>0 else words[at] #>> '{}' end in ('OK', 'CANCELLED')) s;
+      and case jsonb_typeof(words[at]) when 'array' then words[at]->>0
+        else words[at] #>> '{}' end in ('OK', 'CANCELLED')) s;
   perform redisjobs_f._give_up(q, spent, false, now_ms);
   perform redisjobs_f._give_up(q, refunded, true, now_ms);
 end $$;
@@ -267,26 +309,32 @@ begin
   end if;
 end $$;
 
--- Where claims may begin: before floors[rank + 1] no job of that rank is ready. `mark` is a place in line that no open
--- transaction can still add a job before; see `Floors` in working.py.
+-- Return where claims may begin: before floors[rank + 1] no job of that rank is ready. No open transaction can
+-- still add a job before the place `mark`; see `Floors` in working.py.
 create function redisjobs_f._floors(q text, floors bigint[], mark bigint) returns bigint[] language plpgsql as $$
 declare
   first bigint;
 begin
   for wanted in 0..2 loop
     select seq into first from redisjobs.jobs
-    where queue = q and rank = wanted::smallint and place = 'ready' and seq >= floors[wanted + 1] order by seq limit 1;
+    where queue = q and rank = wanted::smallint and place = 'ready'
+      and seq >= floors[wanted + 1] order by seq limit 1;
     floors[wanted + 1] := greatest(floors[wanted + 1], least(coalesce(first, mark + 1), mark + 1));
   end loop;
   return floors;
 end $$;
 
--- Note a place in line, `sequence`, and the transactions that may still add jobs up to it: those older than `until`, this
--- one. They have all ended once `oldest` reaches it. Call it before this transaction writes: then each transaction
--- that took a place up to this one is older than this transaction. The snapshot's xmax won't do: it is
--- only the one after the last that ended, and an open transaction may be newer. If transactions before `wanted` are open,
--- those count that have taken a place: any other may have written elsewhere, and stay open.
-create function redisjobs_f._mark(wanted bigint, out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
+-- Note the last place in line, `sequence`, and the transactions that may still add jobs up to it. Those
+-- transactions are older than this one, which is `until`. They have all ended once `oldest` reaches `until`.
+--
+-- Call this before the transaction writes. Then every transaction that took a place up to `sequence` has a lower
+-- number than this one. The snapshot's xmax can't replace `until`: it only follows the last transaction that
+-- ended, and an open transaction may be newer.
+--
+-- If transactions before `wanted` are still open, `oldest` only counts transactions that took a place in line.
+-- Other transactions may have written elsewhere, and may stay open for long.
+create function redisjobs_f._mark(wanted bigint, out sequence bigint, out until bigint, out oldest bigint)
+  language plpgsql as $$
 begin
   select last_value - (not is_called)::integer into sequence from redisjobs.line;
   until := pg_current_xact_id()::text::bigint;
@@ -296,28 +344,31 @@ begin
   end if;
 end $$;
 
--- Return the oldest open transaction that has taken a place in line; null: there is none, 0: one has no number yet. Each keeps
--- a lock on the sequence to its end, also if it is prepared. It is asked for seldom: the table of locks stands still meanwhile.
+-- Return the oldest open transaction that has taken a place in line. Null: there is none. 0: one of them has no
+-- number yet. Such a transaction keeps a lock on the sequence until it ends, even if it is prepared. Call this
+-- seldom, because reading pg_locks blocks the lock table.
 create function redisjobs_f._oldest_in_line(now_is bigint) returns bigint language plpgsql as $$
 begin
   return (
     with locks as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid'))
-    -- The table has the lower 32 bits of a number, which may be greater than this transaction's.
-    select min(coalesce(now_is - ((now_is - x.transactionid::text::bigint + 2147483648) & 4294967295) + 2147483648, 0))
+    -- pg_locks has the lower 32 bits of a number, which may be greater than this transaction's.
+    select min(coalesce(now_is - ((now_is - x.transactionid::text::bigint + 2147483648) & 4294967295) + 2147483648,
+      0))
     from locks l left join locks x on x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'
       and x.virtualtransaction = l.virtualtransaction and x.pid is not distinct from l.pid
     where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.relation = 'redisjobs.line'::regclass
       and l.database = (select oid from pg_database where datname = current_database()));
 end $$;
 
--- Tell a server from others, and from itself before it was started again. On another one no floor holds: it may have lost the last
--- places in line, and gives them again. A pooler hides that a session is new.
+-- Identify a server: the answer differs between servers, and changes when a server restarts. Floors of another
+-- server don't hold here, because this server may have lost the last places in line, and gives them again. A new
+-- session does not show this, because a pooler hides new sessions.
 create function redisjobs_f._server() returns bigint language plpgsql stable as $$
 begin
   return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 end $$;
 
--- What a claim tells besides its jobs.
+-- Return the facts that a claim reports besides its jobs: when to look again, and whether more jobs wait.
 create function redisjobs_f._outlook(q text, wanted integer, is_full boolean, next_due bigint, is_paused boolean,
   is_restricted boolean, starts bigint[], due_from bigint, now_ms bigint) returns jsonb language plpgsql as $$
 declare
@@ -328,20 +379,27 @@ begin
   if wanted > 0 then
     select at_ms into waits from redisjobs.jobs where queue = q and place = 'alone' order by at_ms limit 1;
   end if;
-  return jsonb_strip_nulls(jsonb_build_object('due', next_due - now_ms, 'turn', turn - now_ms, 'waits', now_ms - waits,
+  return jsonb_strip_nulls(jsonb_build_object('due', next_due - now_ms, 'turn', turn - now_ms,
+    'waits', now_ms - waits,
     'paused', nullif(is_paused, false), 'restricted', nullif(is_restricted, false),
     'more', case when is_full and not is_paused then nullif(redisjobs_f._any_waits(q, starts), false) end));
 end $$;
 
--- Settle jobs of a worker, and claim up to `wanted` others (null: none, and promote none).
--- `seqs`, `named` (ids) and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one.
--- A number that was sent before in a lane gets the same answer. `floors` were learned on the server `of_server`; `until` is the
--- transaction that a mark waits for, see `_mark`. Each row is a job but the last one, which has meta alone.
-create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint, seqs bigint[],
-  named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
-  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint, until bigint)
-  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
-    unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
+-- Settle jobs of a worker, and claim up to `wanted` others. If `wanted` is null, claim and promote none.
+--
+-- seqs, named, counted  places, ids and deliveries of jobs that are done and left no result
+-- others                jobs to settle one by one, see `_settle`
+-- on_lane, sent         a number that was sent before in this lane gets the same answer
+-- floors, of_server     where claims may begin, as learned on that server
+-- until                 the transaction that a mark waits for, see `_mark`
+--
+-- Each row is a job. The last row has only `meta`.
+create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint,
+  seqs bigint[], named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint,
+  max_deliveries integer, idle boolean, starts bigint[], floors bigint[], due_from bigint, mark bigint,
+  of_server bigint, until bigint)
+  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text,
+    nonce text, unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -356,7 +414,7 @@ declare
   runs_nothing boolean := false;
   is_careful boolean;
   room integer := wanted;
-  looks integer := 500;  -- jobs to look at; there are more if none is left
+  looks integer := 500;  -- jobs to look at; if none is left, there may be more jobs
   full_ones text[] := '{}';
   turned bigint[] := '{}';
   turned_ranks smallint[];
@@ -370,7 +428,8 @@ begin
     perform redisjobs_f._lock_lane(q, worker_id, on_lane);
   end if;
   entered := redisjobs_f._enter(q, worker_id);
-  now_ms := redisjobs_f._now(given_ms);  -- once it has waited for others, so that no turn comes before the last claim
+  -- Read the clock after waiting for other transactions, so that no turn is earlier than the last claim.
+  now_ms := redisjobs_f._now(given_ms);
   if entered <> '' then
     meta := redisjobs_f._answer(to_jsonb(entered));
     return next;
@@ -411,7 +470,8 @@ begin
     if not rules.is_paused then
       select * into turned, turned_ranks from redisjobs_f._take_turns(q, due_from, rules.names, now_ms);
       if idle then
-        perform seq from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit 1;
+        perform seq from redisjobs.jobs where queue = q and worker = worker_id
+          and place = 'running' order by seq limit 1;
         runs_nothing := not found;
       end if;
       is_careful := rules.names <> '{}' or rules.has_limits or turned <> '{}'
@@ -422,18 +482,23 @@ begin
         if room <= 0 then
           perform redisjobs_f._leave_lines(turned_here, '{}', now_ms);
         elsif is_careful then
-          select * into found_jobs from redisjobs_f._claim_each(q, worker_id, wanted_rank::smallint, room, floors[wanted_rank + 1],
-            most_bytes, max_deliveries, runs_nothing and room = wanted, false, rules.names, rules.has_limits, turned_here, looks,
+          select * into found_jobs from redisjobs_f._claim_each(q, worker_id, wanted_rank::smallint, room,
+            floors[wanted_rank + 1],
+            most_bytes, max_deliveries, runs_nothing and room = wanted, false, rules.names,
+            rules.has_limits, turned_here, looks,
             now_ms, full_ones);
-          return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
+          return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text,
+            j.nonce, j.unique_key,
             j.limit_key, j.history, j.since_ms, j.rank from unnest(found_jobs.claimed) j;
           ended := ended || found_jobs.ended;
           full_ones := found_jobs.full_ones;
           looks := looks - found_jobs.looked;
           room := case when found_jobs.is_alone then 0 else room - cardinality(found_jobs.claimed) end;
         else
-          return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
-            j.limit_key, j.history, j.since_ms, j.rank from redisjobs_f._claim_new(q, worker_id, wanted_rank::smallint, room,
+          return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text,
+            j.nonce, j.unique_key,
+            j.limit_key, j.history, j.since_ms, j.rank
+            from redisjobs_f._claim_new(q, worker_id, wanted_rank::smallint, room,
             starts[wanted_rank + 1], floors[wanted_rank + 1], most_bytes, now_ms) j;
           get diagnostics found_rows = row_count;
           room := room - found_rows;
@@ -455,7 +520,7 @@ begin
   if redisjobs_f._count_children(q, now_ms) and room > 0 and not facts ? 'paused' then
     facts := facts || '{"more": true}';
   end if;
-  if others is null and ended = '[]' then  -- a loss would repeat work, and no more
+  if others is null and ended = '[]' then  -- losing this transaction would only repeat work
     perform set_config('synchronous_commit', 'off', true);
   end if;
   meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'server', redisjobs_f._server(),
@@ -463,16 +528,17 @@ begin
   return next;
 end $$;
 
--- Settle, and return the answer: JSON with the words for the others, and the positions of the plain ones that the worker
--- has lost; '' if all are done and there are no others.
-create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], named text[], counted integer[], others jsonb,
-  now_ms bigint) returns text language plpgsql as $$
+-- Settle jobs and return the answer as JSON: the words for `others`, and the positions of plain jobs that the
+-- worker has lost. Return '' if all plain jobs are done and there are no others.
+create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], named text[], counted integer[],
+  others jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   words jsonb;
   lost integer[];
 begin
   if others is not null then
-    perform redisjobs_f._lock_jobs(seqs || array(select (value->>'seq')::bigint from jsonb_array_elements(others)));
+    perform redisjobs_f._lock_jobs(seqs || array(select (value->>'seq')::bigint
+      from jsonb_array_elements(others)));
     words := redisjobs_f._settle_all(q, worker_id, others, now_ms);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
@@ -484,28 +550,31 @@ begin
     else jsonb_strip_nulls(jsonb_build_object('words', words, 'lost', lost))::text end;
 end $$;
 
--- Whether jobs that are done can go in one step: none is kept.
+-- Return whether finished jobs can end in one step. They can't if the queue keeps completed jobs.
 create function redisjobs_f._ends_plainly(q text) returns boolean language plpgsql as $$
 begin
-  return not exists (select from redisjobs.settings where queue = q and name = 'retention' and value::jsonb ? 'completed');
+  return not exists (select from redisjobs.settings where queue = q and name = 'retention'
+    and value::jsonb ? 'completed');
 end $$;
 
-create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
-  returns integer[] language plpgsql as $$
+create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], named text[], counted integer[],
+  now_ms bigint) returns integer[] language plpgsql as $$
 declare
   words jsonb;
 begin
   words := redisjobs_f._settle_all(q, worker_id, (
-    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'id', named[at], 'deliveries', counted[at], 'do', 'ack') order by at)
+    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'id', named[at], 'deliveries', counted[at], 'do', 'ack')
+      order by at)
     from generate_subscripts(seqs, 1) at), now_ms);
-  return (select array_agg(at::integer) from jsonb_array_elements_text(words) with ordinality each(word, at) where word <> 'OK');
+  return (select array_agg(at::integer) from jsonb_array_elements_text(words) with ordinality each(word, at)
+    where word <> 'OK');
 end $$;
 
--- Lease up to `most` new jobs of each priority; answers null if there are none. See `exchange` for the rows.
-create function redisjobs_f.read(q text, given_ms bigint, worker_id text, most integer, most_bytes bigint, starts bigint[],
-  floors bigint[], of_server bigint)
-  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
-    unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
+-- Lease up to `most` new jobs of each priority. `meta` is null if there are none. See `exchange` for the rows.
+create function redisjobs_f.read(q text, given_ms bigint, worker_id text, most integer, most_bytes bigint,
+  starts bigint[], floors bigint[], of_server bigint)
+  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text,
+    nonce text, unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -527,14 +596,18 @@ begin
       continue when not redisjobs_f._any_ready(q, wanted_rank::smallint, floors[wanted_rank + 1]);
       any_new := true;
       if rules.names <> '{}' or rules.has_limits then
-        select * into found_jobs from redisjobs_f._claim_each(q, worker_id, wanted_rank::smallint, most, floors[wanted_rank + 1],
+        select * into found_jobs from redisjobs_f._claim_each(q, worker_id, wanted_rank::smallint, most,
+          floors[wanted_rank + 1],
           most_bytes, 2, false, true, rules.names, rules.has_limits, '{}', 500, now_ms, full_ones);
         full_ones := found_jobs.full_ones;
-        return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
+        return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text,
+          j.nonce, j.unique_key,
           j.limit_key, j.history, j.since_ms, j.rank from unnest(found_jobs.claimed) j;
       else
-        return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
-          j.limit_key, j.history, j.since_ms, j.rank from redisjobs_f._claim_new(q, worker_id, wanted_rank::smallint, most,
+        return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text,
+          j.nonce, j.unique_key,
+          j.limit_key, j.history, j.since_ms, j.rank
+          from redisjobs_f._claim_new(q, worker_id, wanted_rank::smallint, most,
           starts[wanted_rank + 1], floors[wanted_rank + 1], most_bytes, now_ms) j;
       end if;
     end loop;
@@ -543,16 +616,19 @@ begin
     end if;
     perform redisjobs_f._count_children(q, now_ms);
   end if;
-  meta := redisjobs_f._answer(case when entered <> '' then to_jsonb(entered) when any_new then '"OK"' else 'null' end);
+  meta := redisjobs_f._answer(case when entered <> '' then to_jsonb(entered) when any_new
+    then '"OK"' else 'null' end);
   return next;
 end $$;
 
--- The worker's jobs that are not among `held` and `named` (their ids), and that it got before a time, from a place on; `exchange` has the rows. Those
--- that may not start are handed back, parked, put in a line or ended. Meta: the first place of all that the worker has,
--- what was ended, and how many jobs were looked at.
-create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], named text[], older_ms bigint, from_seq bigint)
-  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
-    unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
+-- Return jobs that the worker holds according to the database, and that are not in `held` and `named` (their ids).
+-- Only jobs that it claimed at least `older_ms` ago count, from a place on. A job that may not start is handed
+-- back, parked, put in a line or ended. See `exchange` for the rows. `meta` has the first place of all the
+-- worker's jobs, the jobs that ended, and the number of jobs looked at.
+create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], named text[],
+  older_ms bigint, from_seq bigint)
+  returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text,
+    nonce text, unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -565,15 +641,18 @@ begin
   if entered = '' then
     select array_agg(j order by j.rank, j.seq) into missed from (
       select * from redisjobs.jobs
-      where queue = q and worker = worker_id and place = 'running' and seq >= from_seq and at_ms <= now_ms - older_ms
-        and not (seq = any(held) and exists (select from unnest(held, named) h(seq, id) where h.seq = jobs.seq and h.id = jobs.id))
+      where queue = q and worker = worker_id and place = 'running' and seq >= from_seq
+        and at_ms <= now_ms - older_ms
+        and not (seq = any(held) and exists (select from unnest(held, named) h(seq, id)
+          where h.seq = jobs.seq and h.id = jobs.id))
       order by seq limit 100 for update
     ) j;
     looked := coalesce(cardinality(missed), 0);
     if missed is not null and exists (select from redisjobs.rules where queue = q) then
       select s.startable, s.ended into missed, ended from redisjobs_f._startable(q, missed, now_ms) s;
     end if;
-    return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
+    return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text,
+      j.nonce, j.unique_key,
       j.limit_key, j.history, j.since_ms, j.rank from unnest(missed) j;
   end if;
   perform redisjobs_f._count_children(q, now_ms);
@@ -583,9 +662,9 @@ begin
   return next;
 end $$;
 
--- Of a worker's jobs return those that may start; hand back, park or end the others.
-create function redisjobs_f._startable(q text, jobs redisjobs.jobs[], now_ms bigint, out startable redisjobs.jobs[], out ended jsonb)
-  language plpgsql as $$
+-- Return the jobs of a worker that may start. Hand back, park or end the others.
+create function redisjobs_f._startable(q text, jobs redisjobs.jobs[], now_ms bigint,
+  out startable redisjobs.jobs[], out ended jsonb) language plpgsql as $$
 declare
   rules record;
   job redisjobs.jobs;
@@ -606,7 +685,7 @@ begin
       if job.name = any(rules.names) then
         perform redisjobs_f._park(job, now_ms);
       end if;
-    else  -- if its name has a limit, it has its share already
+    else  -- if its name has a limit, the job already has its share
       startable := startable || job;
     end if;
   end loop;

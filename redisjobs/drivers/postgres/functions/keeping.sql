@@ -1,8 +1,9 @@
--- Tidying: parked jobs and lines that were left behind, children of cancelled parents, jobs whose retention has ended, rows that are over, counters.
+-- Tidying: parked jobs and lines that were left behind, children of cancelled parents, jobs whose retention has
+-- ended, rows that are no longer needed, counters.
 
--- One step of tidying. Answers {after: the duty and the place of the next step, '' at the end; trimmed: how many jobs were
--- deleted}. The place is numbers, or a line as JSON. The first step, of duty '', does nothing if a run began less than 55 s
--- ago.
+-- Run one step of tidying. The answer is {after, trimmed}. after: the duty and the place of the next step, '' at
+-- the end. trimmed: the number of deleted jobs. The place is numbers, or a line as JSON. The first step, of duty
+-- '', does nothing if a run began less than 55 seconds ago.
 create function redisjobs_f.tidy(q text, given_ms bigint, duty text, places bigint[], line text) returns text
 language plpgsql as $$
 declare
@@ -17,7 +18,8 @@ begin
     next_place := '';
   elsif duty in ('', 'unpark') then
     if duty = '' then
-      perform redisjobs_f._refuse_behind(q);  -- workers that joined before a switch go on after it
+      -- workers that joined before a switch to another server keep running after it
+      perform redisjobs_f._refuse_behind(q);
       perform redisjobs_f._fence_unknown(q, now_ms);
     end if;
     if redisjobs_f._try_lock(q) then
@@ -38,7 +40,7 @@ begin
   return redisjobs_f._answer(jsonb_build_object('after', next_place, 'trimmed', trimmed));
 end $$;
 
--- Note that tidying begins; false: it began less than 55 s ago.
+-- Note that tidying begins. False: it began less than 55 seconds ago.
 create function redisjobs_f._begin_tidying(q text, now_ms bigint) returns boolean language plpgsql as $$
 begin
   insert into redisjobs.settings values (q, 'tidied', '', now_ms)
@@ -47,8 +49,8 @@ begin
   return found;
 end $$;
 
--- Delete up to 500 jobs of each state whose retention has ended, and some of what is over. `places`: of dead, completed and
--- cancelled jobs, up to which one there are more than are kept; none: they are looked up.
+-- Delete up to 500 jobs of each state whose retention has ended, and some rows that are no longer needed. `places`
+-- has for dead, completed and cancelled jobs the newest job that is one too many. Without `places`, look them up.
 create function redisjobs_f._trim(q text, places bigint[], now_ms bigint, out trimmed integer, out next_place text)
 language plpgsql as $$
 declare
@@ -71,7 +73,7 @@ begin
   next_place := case when has_more then 'trim ' || array_to_string(up_to, ' ') else '' end;
 end $$;
 
--- Return the newest job of a state that is one too many, by its number alone; 0: none.
+-- Return the newest job of a state that is one too many, by count alone. 0: there is none.
 create function redisjobs_f._last_over(q text, state text) returns bigint language plpgsql as $$
 declare
   kept constant text := redisjobs_f._retained(q, state);
@@ -87,7 +89,7 @@ begin
   return coalesce(last_over, 0);
 end $$;
 
--- Delete those of the 500 oldest jobs of a state that are too many, or too old; return how many.
+-- Look at the 500 oldest jobs of a state, and delete jobs that are too many or too old. Return the number deleted.
 create function redisjobs_f._trim_state(q text, state text, up_to bigint, now_ms bigint) returns integer
 language plpgsql as $$
 declare
@@ -98,7 +100,8 @@ begin
   for job in
     with oldest as materialized (
       select j.seq, j.since_ms from redisjobs.jobs j
-      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq limit 500
+      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+        order by j.seq limit 500
     ), over as materialized (
       select j.seq from oldest o cross join lateral (
         select each.seq from redisjobs.jobs each where each.seq = o.seq for update skip locked) j
@@ -107,7 +110,7 @@ begin
     delete from redisjobs.jobs j using over o where j.seq = o.seq returning j.*
   loop
     total := total + 1;
-    if state = 'dead' then  -- of another one, a new job may have the id by now
+    if state = 'dead' then  -- in other states, a new job may have the id by now
       perform redisjobs_f._forget_steps(job);
     end if;
     if job.since_ms > now_ms - 60000 then
@@ -117,7 +120,7 @@ begin
   return total;
 end $$;
 
--- Delete rows that are over, up to 1,000 of each table; whether there may be more.
+-- Delete rows that are no longer needed, up to 1,000 of each table. Return whether there may be more.
 create function redisjobs_f._clear(q text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   number integer;
@@ -147,8 +150,8 @@ begin
   return number;
 end $$;
 
--- Delete the processes that were noted an hour ago for a job that has ended: one was noted just as its job ended. Those that
--- still wait are looked at again an hour later.
+-- Delete processes that were noted an hour ago for a job that has ended. This happens if a process was noted just
+-- as its job ended. Processes that still wait are checked again an hour later.
 create function redisjobs_f._clear_waiters(q text, now_ms bigint) returns integer language plpgsql as $$
 declare
   number integer;
@@ -162,19 +165,21 @@ begin
   ), gone as (
     delete from redisjobs.waiters w where w.ctid = any (array(select o.ctid from old o where o.waits is null))
   ), still as (
-    update redisjobs.waiters w set at_ms = now_ms where w.ctid = any (array(select o.ctid from old o where o.waits))
+    update redisjobs.waiters w set at_ms = now_ms
+    where w.ctid = any (array(select o.ctid from old o where o.waits))
   )
   select count(*) into number from old;
   return number;
 end $$;
 
--- Whether anything has held a snapshot for half a minute: then rows that are deleted stay, and who looks walks over them.
+-- Return whether a transaction has held a snapshot for half a minute. Then deleted rows stay, and every scan walks
+-- over them.
 create function redisjobs_f._is_pinned() returns boolean language plpgsql stable as $$
 begin
   return redisjobs_f._pins(30000) <> '[]';
 end $$;
 
--- Fold up to 10,000 changes of counters into their totals; whether there may be more.
+-- Fold up to 10,000 changes of counters into their totals. Return whether there may be more.
 create function redisjobs_f._fold(q text) returns boolean language plpgsql as $$
 declare
   number bigint;
@@ -195,11 +200,12 @@ begin
   return number = 10000;
 end $$;
 
--- Fence the workers that run jobs, or have beaten, though the queue does not know them: their rows were deleted. `reclaim`
--- hands back their jobs, and forgets them.
+-- Fence workers that run jobs or have renewed a lease although the queue does not know them: their rows were
+-- deleted. `reclaim` hands back their jobs, and forgets the workers.
 create function redisjobs_f._fence_unknown(q text, now_ms bigint) returns void language plpgsql as $$
 begin
-  insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown on conflict do nothing;
+  insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown
+  on conflict do nothing;
 end $$;
 
 create function redisjobs_f._unknown(q text) returns text[] language plpgsql as $$
@@ -208,7 +214,8 @@ begin
     with recursive running (worker) as (
       (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running' order by j.worker limit 1)
       union all
-      select (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.worker > r.worker
+      select (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running'
+        and j.worker > r.worker
         order by j.worker limit 1) from running r where r.worker is not null
     )
     select each.id from (

@@ -1,9 +1,10 @@
--- Unique keys. A key is a row of `uniques`, whose primary key lets one call at a time take it: others that want the same key wait
--- for the end of that transaction, and no other calls do. A key that is held until its job ends is free once that job is gone,
--- even if its row is still there: a job that ends does not wait for a row that is locked, and tidying deletes it later.
+-- Unique keys. A key is a row of `uniques`. Its primary key lets one call at a time take it: calls for the same
+-- key wait until that transaction ends, and other calls don't wait. A key that is held until its job ends is free
+-- once that job is gone, even if the row is still there. A job that ends does not wait for a locked row; tidying
+-- deletes that row later.
 
--- Whether the job that holds a key until it ends is gone, or has failed, or has not this key any more. This sees what was
--- committed last, also when it is asked in a statement that has waited for the row: it is volatile.
+-- Return whether the job that holds a key until its end is gone, has failed, or no longer has this key. The
+-- function is volatile, so it sees the last commit, even in a statement that has waited for the row.
 create function redisjobs_f._is_left(held redisjobs.uniques) returns boolean language plpgsql volatile as $$
 begin
   return held.until_ms is null and not exists (select from redisjobs.jobs j
@@ -11,8 +12,8 @@ begin
       and j.place is distinct from 'dead' and j.unique_key is not distinct from held.key);
 end $$;
 
--- Whether a key is free: its time is over, or it is left, or its job has begun and holds it only until its start. `parent` is a
--- job that ends now.
+-- Return whether a key is free: its time is over, its job is gone, or its job has begun and holds it only until
+-- its start. `parent` is a job that ends now.
 create function redisjobs_f._is_free(held redisjobs.uniques, now_ms bigint, parent text default '') returns boolean
 language plpgsql volatile as $$
 begin
@@ -37,9 +38,9 @@ begin
   return case when held.id is null or redisjobs_f._is_free(held, now_ms, parent) then '' else held.id end;
 end $$;
 
--- Take a key for a job, if it is free; return the id of the job that holds it otherwise.
-create function redisjobs_f._take_key(q text, wanted text, taker text, until_ms bigint, now_ms bigint, parent text default '')
-  returns text language plpgsql as $$
+-- Take a key for a job if it is free. Otherwise return the id of the job that holds it.
+create function redisjobs_f._take_key(q text, wanted text, taker text, until_ms bigint, now_ms bigint,
+  parent text default '') returns text language plpgsql as $$
 declare
   holder text := redisjobs_f._holder(q, wanted, now_ms, parent);
 begin
@@ -52,18 +53,20 @@ begin
   return case when found then '' else redisjobs_f._holder(q, wanted, now_ms, parent) end;
 end $$;
 
--- Free the keys of jobs that have ended, except those that another call has locked.
+-- Free the keys of jobs that have ended. Skip keys that another call has locked.
 create function redisjobs_f._free_keys(q text, keys text[], holders text[]) returns void language plpgsql as $$
 begin
   delete from redisjobs.uniques where ctid = any (array(
     select u.ctid from redisjobs.uniques u
-    where u.queue = q and u.key = any (keys) and u.id = any (holders) and u.until_ms is null for update skip locked));
+    where u.queue = q and u.key = any (keys) and u.id = any (holders) and u.until_ms is null
+      for update skip locked));
 end $$;
 
--- Delete those of the next 1,000 keys whose jobs are gone; the next call goes on where this one ended.
+-- Check the next 1,000 keys, and delete the rows whose jobs are gone. The next call continues after the last key.
 create function redisjobs_f._clear_keys(q text, now_ms bigint) returns void language plpgsql as $$
 declare
-  first constant text := coalesce((select s.value from redisjobs.settings s where s.queue = q and s.name = 'keys'), '');
+  first constant text := coalesce((select s.value from redisjobs.settings s
+    where s.queue = q and s.name = 'keys'), '');
   looked constant text[] := array(
     select u.key from redisjobs.uniques u where u.queue = q and u.key > first order by u.key limit 1000);
 begin
@@ -74,6 +77,7 @@ begin
   if looked = '{}' and first = '' then
     return;
   end if;
-  insert into redisjobs.settings values (q, 'keys', case when cardinality(looked) = 1000 then looked[1000] else '' end, now_ms)
+  insert into redisjobs.settings values (q, 'keys', case when cardinality(looked) = 1000
+    then looked[1000] else '' end, now_ms)
     on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
 end $$;

@@ -1,23 +1,24 @@
--- Pushes. A job is JSON: id, name, parameters, rank; where needed nonce, limit_key, extra (other fields), unique,
--- unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or at (ms), expires_in (ms),
--- sent (ms: when it was first sent).
+-- Pushes. A job is JSON with id, name, parameters and rank. Where needed it also has nonce, limit_key, extra
+-- (other fields), unique, unique_for (ms), replace (whether it replaces the job that holds its key), after (ms) or
+-- at (ms), expires_in (ms), and sent (ms: when it was first sent).
 
 create function redisjobs_f._due(job jsonb, now_ms bigint) returns bigint language sql immutable as $$
   select coalesce((job->>'at')::bigint, ceil(now_ms + (job->>'after')::double precision)::bigint)
 $$;
 
--- Whether the first try of a push comes so long after it was sent, or seems to, that its job may have ended and been
--- forgotten: its client has tried it again since. Then nothing is written.
+-- Return whether the first try of a push arrives, or seems to arrive, so long after it was sent that its job may
+-- have ended and been forgotten. The client has tried that push again since, so nothing is written.
 create function redisjobs_f._is_late(sent_ms bigint, now_ms bigint) returns boolean language plpgsql as $$
 begin
   return coalesce(sent_ms < now_ms - 30000, false);
 end $$;
 
--- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`. With it
--- the call waits for no other transaction for long: it fails, or with `apart` the answer for what has to wait is BUSY.
--- Answers, in order: a word each, or a word and the id of the unique key's holder.
-create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean, sent_ms bigint default null,
-  apart boolean default false) returns text language plpgsql as $$
+-- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see
+-- `_is_late`. With `sent_ms` the call does not wait long for other transactions: it fails, or with `apart` a job
+-- that would have to wait gets BUSY. The answer has for each job, in order, a word, or a word and the id of the
+-- unique key's holder.
+create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean,
+  sent_ms bigint default null, apart boolean default false) returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answers jsonb := '[]';
@@ -29,7 +30,7 @@ begin
   if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
     return redisjobs_f._answer('"STALE"');
   end if;
-  if sent_ms is not null then  -- else the transaction is the caller's
+  if sent_ms is not null then  -- without it, the transaction belongs to the caller
     perform redisjobs_f._need_read_committed();
     perform redisjobs_f._hurry(case when apart then '1ms' else '20ms' end);
   end if;
@@ -50,7 +51,7 @@ begin
   return redisjobs_f._answer(answers);
 end $$;
 
--- Add jobs after others of the same call, of which `again` and `added` tell.
+-- Add jobs after other jobs of the same call; `again` and `added` describe those.
 create function redisjobs_f._push_all(q text, jobs jsonb, repeated boolean, now_ms bigint, inout again text[],
   inout added text[], out answers jsonb) language plpgsql as $$
 declare
@@ -88,8 +89,8 @@ begin
   answers := to_jsonb(found_all);
 end $$;
 
--- Return jobs with their places in line and in the call, in the order of their unique keys: so calls that take several keys don't
--- wait for each other. An id that comes twice is for the first job that has it.
+-- Return jobs with their places in line and in the call, in the order of their unique keys. The order keeps calls
+-- that take several keys from waiting for each other. An id that comes twice belongs to the first job that has it.
 create function redisjobs_f._in_order(jobs jsonb) returns table (job jsonb, at bigint) language plpgsql as $$
 declare
   any_twice constant boolean := (select count(distinct value->>'id') < count(*) from jsonb_array_elements(jobs));
@@ -99,7 +100,8 @@ begin
       select value || jsonb_build_object('seq', nextval('redisjobs.line')) as job, ordinality as at
       from jsonb_array_elements(jobs) with ordinality
     )
-    select n.job, n.at from numbered n order by case when not any_twice then n.job->>'unique' end collate "C" nulls first, n.at;
+    select n.job, n.at from numbered n order by case when not any_twice
+      then n.job->>'unique' end collate "C" nulls first, n.at;
 end $$;
 
 -- Return the place in line of a new job.
@@ -108,7 +110,7 @@ begin
   return coalesce((job->>'seq')::bigint, nextval('redisjobs.line'));
 end $$;
 
--- Remember the answer to a push that met a unique key, so that a repetition gets the same answer.
+-- Remember the answer to a push that met a unique key, so that a repeated push gets the same answer.
 create function redisjobs_f._remember_answer(q text, job jsonb, one text, word text, holder text, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -117,20 +119,22 @@ begin
   end if;
 end $$;
 
--- Return whether a push, or its id, is known: REPEATED, EXISTS or null. `added` has the ids that this call has added.
-create function redisjobs_f._met(q text, job jsonb, one text, added text[], was_refused boolean, now_ms bigint) returns text
-language plpgsql as $$
+-- Return whether a push, or its id, is known: REPEATED, EXISTS or null. `added` has the ids that this call has
+-- added.
+create function redisjobs_f._met(q text, job jsonb, one text, added text[], was_refused boolean, now_ms bigint)
+  returns text language plpgsql as $$
 declare
   job_id text := job->>'id';
   there redisjobs.jobs;
 begin
   select * into there from redisjobs.jobs j
   where j.queue = q and j.id = job_id and j.place not in ('completed', 'cancelled');
-  -- After looking for the job: one that ends meanwhile is in the ledger then.
+  -- Look here after looking for the job: a job that ends in between is in the ledger then.
   return case
     when not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then 'REPEATED'
     when there.id is null then null
-    when not job_id = any(added) and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce') then 'REPEATED'
+    when not job_id = any(added) and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce')
+      then 'REPEATED'
     else 'EXISTS' end;
 end $$;
 
@@ -153,7 +157,7 @@ begin
   else
     select a.word, a.holder into word, holder from redisjobs_f._add(q, job, now_ms) a;
     if word = 'OK' and not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then
-      -- It ended between the look at the ledger and the insert.
+      -- The job ended between the look at the ledger and the insert.
       perform redisjobs_f._unpush(q, job);
       word := 'REPEATED';
     elsif word in ('EXISTS', 'DUPLICATE')
@@ -169,12 +173,13 @@ end $$;
 
 create function redisjobs_f._unpush(q text, job jsonb) returns void language plpgsql as $$
 begin
-  delete from redisjobs.jobs j where j.queue = q and j.id = job->>'id' and j.place not in ('completed', 'cancelled');
+  delete from redisjobs.jobs j where j.queue = q and j.id = job->>'id'
+    and j.place not in ('completed', 'cancelled');
   delete from redisjobs.uniques u where u.queue = q and u.key = job->>'unique' and u.id = job->>'id';
   perform redisjobs_f._count(q, 'pushed', -1);
 end $$;
 
--- Whether a job would be added, or replace another one.
+-- Return whether a job would be added, or would replace another one.
 create function redisjobs_f._would_add(q text, job jsonb, now_ms bigint) returns boolean language plpgsql as $$
 declare
   holder text := redisjobs_f._holder(q, job->>'unique', now_ms);
@@ -182,10 +187,12 @@ begin
   return holder = '' or redisjobs_f._replaceable(q, holder, job);
 end $$;
 
--- Whether the job that holds a new job's unique key waits, and is to be replaced. What a job has saved is not for other
--- parameters, and a child waits for its parent alone. Its row is locked then, and only then: the
--- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has started
--- would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
+-- Return whether the job that holds a new job's unique key waits and should be replaced. A job with saved steps is
+-- not replaced, because they don't fit other parameters. A child is not replaced, because its parent waits for it.
+--
+-- If the job is replaceable its row is locked, and only then. Postgres also locks a row that it has waited for and
+-- that no longer matches. The end of a job that has started would then wait for the caller's transaction. So a
+-- subtransaction gives such a lock back.
 create function redisjobs_f._replaceable(q text, holder text, job jsonb) returns boolean language plpgsql as $$
 begin
   if not job ? 'replace' then
@@ -204,8 +211,8 @@ exception when no_data_found then
   return false;
 end $$;
 
--- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of `parent`
--- counts as free: that job ends, and pushes this one.
+-- Add a job. If another job holds its unique key, replace that job or leave it unchanged. The key of `parent`
+-- counts as free, because that job ends and pushes this one.
 create function redisjobs_f._add(q text, job jsonb, now_ms bigint, parent text default '',
   out word text, out holder text) language plpgsql as $$
 declare
@@ -227,16 +234,19 @@ begin
     word := 'REPLACED';
     return;
   end if;
-  if holder <> '' and job ? 'replace' then  -- it may have been claimed since, or have ended, and hold no key any more
+  -- The holder may have been claimed or have ended since, and hold no key any more.
+  if holder <> '' and job ? 'replace' then
     holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   end if;
   if holder <> '' then
     word := 'DUPLICATE';
     return;
   end if;
-  insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
+  insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms,
+    due_ms, nonce, unique_key,
     limit_key)
-  values (redisjobs_f._place_of(job), q, job->>'id', job->>'name', job->>'parameters', fields, (job->>'rank')::smallint,
+  values (redisjobs_f._place_of(job), q, job->>'id', job->>'name', job->>'parameters', fields,
+    (job->>'rank')::smallint,
     case when due is null then 'ready' else 'delayed' end, now_ms, due, job->>'nonce',
     case when not job ? 'unique_for' then job->>'unique' end, job->>'limit_key')
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
@@ -246,7 +256,8 @@ begin
     return;
   end if;
   -- Not if this push's own job has ended since `_push` looked: its result stays.
-  if job ? 'nonce' and redisjobs_f._remembered(q, 'ended', (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
+  if job ? 'nonce' and redisjobs_f._remembered(q, 'ended',
+    (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
     perform redisjobs_f._forget_end(q, job->>'id');
   end if;
   perform redisjobs_f._count(q, 'pushed');
@@ -254,20 +265,23 @@ begin
   word := 'OK';
 end $$;
 
-create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint) returns jsonb language sql immutable as $$
+create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint)
+  returns jsonb language sql immutable as $$
   select nullif(coalesce(job->'extra', '{}')
-    || case when job ? 'expires_in' then jsonb_build_object('expires_at', (now_ms + (job->>'expires_in')::bigint)::text)
+    || case when job ? 'expires_in' then jsonb_build_object('expires_at',
+      (now_ms + (job->>'expires_in')::bigint)::text)
        else '{}' end
     || case when job ? 'unique_for' then jsonb_build_object('window', job->>'unique') else '{}' end
     || case when due > now_ms and not coalesce(job->'extra' ? 'queued_at', false)
        then jsonb_build_object('queued_at', now_ms::text) else '{}' end, '{}')
 $$;
 
--- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history and time of push.
+-- Give a waiting job the content of a new push. It keeps its id, nonce, attempt, history and time of push.
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
-  update redisjobs.jobs j set seq = redisjobs_f._place_of(job), name = job->>'name', parameters = job->>'parameters',
+  update redisjobs.jobs j set seq = redisjobs_f._place_of(job), name = job->>'name',
+    parameters = job->>'parameters',
     rank = (job->>'rank')::smallint, limit_key = job->>'limit_key',
     unique_key = case when not job ? 'unique_for' then job->>'unique' end,
     extra = coalesce(fields, '{}') || jsonb_strip_nulls(jsonb_build_object('attempt', j.extra->>'attempt',
@@ -284,7 +298,8 @@ begin
   perform redisjobs_f._announce(q, due, now_ms);
 end $$;
 
--- Add jobs with ids made for them, no unique key, and that no earlier call can have sent. Answers as `push`.
+-- Add jobs that have generated ids, no unique key, and that no earlier call can have sent. The answers are those
+-- of `push`.
 create function redisjobs_f.push_plain(q text, given_ms bigint, ids text[], names text[], parameters text[],
   ranks smallint[], extras text[], limit_keys text[], afters double precision[], ats bigint[], expires bigint[],
   sent_ms bigint) returns text language plpgsql as $$
@@ -308,7 +323,8 @@ begin
     insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, limit_key)
     select g.seq, q, g.id, g.name, g.parameters,
       case when g.expires_in is null and not coalesce(g.wanted_ms > now_ms, false) then g.extra
-        else redisjobs_f._fields_of(jsonb_strip_nulls(jsonb_build_object('extra', g.extra, 'expires_in', g.expires_in)),
+        else redisjobs_f._fields_of(jsonb_strip_nulls(jsonb_build_object('extra', g.extra,
+          'expires_in', g.expires_in)),
           g.wanted_ms, now_ms) end,
       g.rank, case when g.wanted_ms > now_ms then 'delayed' else 'ready' end, now_ms,
       case when g.wanted_ms > now_ms then g.wanted_ms end, g.limit_key
@@ -316,13 +332,15 @@ begin
     on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing
     returning id, due_ms
   )
-  select coalesce(array_agg(id), '{}'), min(due_ms), bool_or(due_ms is null) into added, first_ms, any_ready from made;
-  -- The keys as one array: joined with the ids, all rows of the ledger were compared with each.
+  select coalesce(array_agg(id), '{}'), min(due_ms), bool_or(due_ms is null) into added, first_ms, any_ready
+  from made;
+  -- The keys form one array. Joined with the ids, every row of the ledger was compared with each id.
   select array_agg(distinct substr(l.key, 7, length(l.key) - 7)) into twice from redisjobs.ledger l
   where l.queue = q and l.key = any (array(select 'ended ' || id || ' ' from unnest(added) as made(id)))
     and l.until_ms > now_ms;
-  if twice is not null then  -- an earlier try of this push, or a later one, came first, and the job has ended
-    delete from redisjobs.jobs j where j.queue = q and j.id = any(twice) and j.place not in ('completed', 'cancelled');
+  if twice is not null then  -- an earlier or a later try of this push came first, and the job has ended
+    delete from redisjobs.jobs j where j.queue = q and j.id = any(twice)
+      and j.place not in ('completed', 'cancelled');
   end if;
   perform redisjobs_f._count(q, 'pushed', cardinality(added) - coalesce(cardinality(twice), 0));
   if any_ready then
@@ -335,7 +353,8 @@ begin
     return redisjobs_f._answer('"OK"');
   end if;
   return redisjobs_f._answer((
-    select jsonb_agg(case when earlier > 0 then 'EXISTS' when id = any(twice) or not id = any(added) then 'REPEATED'
+    select jsonb_agg(case when earlier > 0 then 'EXISTS' when id = any(twice)
+      or not id = any(added) then 'REPEATED'
       else 'OK' end order by at)
     from (select id, at, row_number() over (partition by id order by at) - 1 as earlier
       from unnest(ids) with ordinality as job(id, at)) numbered

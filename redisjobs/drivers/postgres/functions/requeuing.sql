@@ -1,9 +1,15 @@
--- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete, Hold,
--- Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its place in line),
--- ended (whether jobs that ended and were kept count, too), from_step ('' for all steps), and skips (whether it may be left out
--- if it has to wait for another transaction).
+-- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete,
+-- Hold, Unhold) and `id`. A requeue may also have:
+--
+-- at or after  when the job is due, ms
+-- parameters, limit_key, unique
+-- key          the job's place in line
+-- ended        whether ended jobs that were kept count, too
+-- from_step    the step to go back to; '' for all steps
+-- skips        whether to leave the job out if it would have to wait for another transaction
 
--- Make one change. Answers a word. It does not wait for long: the transaction of a push may have locked the job.
+-- Make one change. Return a word. The lock timeout is short, because the transaction of a push may have locked the
+-- job.
 create function redisjobs_f.change(q text, given_ms bigint, change jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
@@ -16,8 +22,9 @@ begin
   return redisjobs_f._answer(to_jsonb(word));
 end $$;
 
--- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
--- already can't be settled meanwhile. BUSY: another transaction has locked the job; the other changes are made.
+-- Make several changes, in order. Return a word for each. The lock timeout is short here too, because jobs that
+-- are locked already can't be settled meanwhile. BUSY: another transaction has locked the job; the other changes
+-- are made.
 create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
@@ -56,7 +63,7 @@ begin
   return redisjobs_f._answer(words);
 end $$;
 
--- Make several changes, in order; return a word each.
+-- Make several changes, in order. Return a word for each.
 create function redisjobs_f._change_each(q text, changes jsonb, now_ms bigint) returns jsonb language plpgsql as $$
 declare
   words jsonb := '[]';
@@ -64,7 +71,8 @@ declare
   change jsonb;
 begin
   seqs := redisjobs_f._lock_by_id(q, array(select value->>'id' from jsonb_array_elements(changes)));
-  perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
+  perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes)
+    where value->>'do' = 'Cancel'));
   if exists (select from jsonb_array_elements(changes) where value->>'do' = 'Requeue') then
     perform redisjobs_f._lock_groups_of(q, seqs);
   end if;
@@ -74,14 +82,15 @@ begin
   return words;
 end $$;
 
--- Lock the jobs with these ids that have not ended, in the order of their places in line; return those.
+-- Lock the jobs with these ids that have not ended, in the order of their places in line, and return their places.
 create function redisjobs_f._lock_by_id(q text, ids text[]) returns bigint[] language plpgsql as $$
 begin
   return array(select j.seq from redisjobs.jobs j
-    where j.queue = q and j.place not in ('completed', 'cancelled') and j.id = any (ids) order by j.seq for update);
+    where j.queue = q and j.place not in ('completed', 'cancelled') and j.id = any (ids)
+      order by j.seq for update);
 end $$;
 
--- Lock the beats of the workers that run these jobs.
+-- Lock the leases of the workers that run these jobs.
 create function redisjobs_f._lock_beats(q text, job_ids text[]) returns void language plpgsql as $$
 begin
   perform from redisjobs.beats b where b.queue = q and b.id = any (array(
@@ -91,7 +100,8 @@ begin
   order by b.id for update;
 end $$;
 
--- Make a change, once: a call that is repeated, as its answer was lost, gets the same answer. It may even wait for the first one.
+-- Make a change once. A call that is repeated because its answer was lost gets the same answer. It may even wait
+-- for the first call.
 create function redisjobs_f._change(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   word text := redisjobs_f._remembered(q, 'change', change->>'nonce', now_ms);
@@ -114,7 +124,7 @@ begin
   return word;
 end $$;
 
--- Lock and return the job with an id that has not ended, else the last one that has and is kept.
+-- Lock and return the job with this id that has not ended, else the last ended job that is kept.
 create function redisjobs_f._locked(q text, of_id text) returns redisjobs.jobs language plpgsql as $$
 declare
   job redisjobs.jobs;
@@ -129,7 +139,8 @@ begin
   return job;
 end $$;
 
--- Cancel a waiting job, or ask the worker that runs it: CANCELLED, CANCELLING, DEAD or NOT_FOUND.
+-- Cancel a waiting job, or ask the worker that runs it to cancel it. Return CANCELLED, CANCELLING, DEAD or
+-- NOT_FOUND.
 create function redisjobs_f._cancel(q text, of_id text, now_ms bigint) returns text language plpgsql as $$
 declare
   job constant redisjobs.jobs := redisjobs_f._locked(q, of_id);
@@ -151,7 +162,8 @@ begin
   return 'CANCELLING';
 end $$;
 
--- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, INDEPENDENT, NOT_FOUND, DUPLICATE or NO_STEP.
+-- Make a dead letter, or an ended job that was kept, ready again or delayed. Return OK, INDEPENDENT, NOT_FOUND,
+-- DUPLICATE or NO_STEP.
 create function redisjobs_f._requeue(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   job redisjobs.jobs := redisjobs_f._locked(q, change->>'id');
@@ -173,7 +185,8 @@ begin
       return 'DUPLICATE';
     end if;
     job.extra := redisjobs_f._go_back(job, change->>'from_step');
-    if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then  -- its parent has gone on: it is a job by itself
+    -- Its parent no longer waits for it, so the job is now independent.
+    if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then
       job.extra := job.extra - 'child_of';
       job.history := redisjobs_f._add_line(job.history,
         redisjobs_f._event(now_ms, 'independent', '', '', 'its parent had gone on'));
@@ -181,9 +194,9 @@ begin
     end if;
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
   exception
-    when unique_violation then  -- a job of its id was pushed meanwhile
+    when unique_violation then  -- a job with its id was pushed meanwhile
       return 'NOT_FOUND';
-    when lock_not_available then  -- a transaction that is not committed has taken its key
+    when lock_not_available then  -- an uncommitted transaction has taken its key
       if not change ? 'skips' then
         raise;
       end if;
@@ -192,13 +205,14 @@ begin
   return word;
 end $$;
 
--- Write a requeued job: without its failure, its attempts, its expiry, and a unique key that it held for a time.
+-- Write a requeued job. It loses its failure, its attempts, its expiry, and a unique key that it held for a time.
 create function redisjobs_f._revive(job redisjobs.jobs, due bigint, now_ms bigint) returns void
 language plpgsql as $$
 begin
   update redisjobs.jobs j set history = job.history, unique_key = job.unique_key, parameters = job.parameters,
     limit_key = job.limit_key,
-    extra = nullif(job.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
+    extra = nullif(job.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint',
+      'failed_at', 'worker',
       'deliveries', 'priority', 'attempt', 'unknown_since', 'expires_at', 'started_at', 'suspended_at',
       'waits', 'window', 'finished_at',
       'ran_ms'], '{}')
@@ -208,7 +222,8 @@ begin
   perform redisjobs_f._count(job.queue, 'requeued');
 end $$;
 
--- Return a job's history, with how it ended, and that it is requeued: with its old parameters if it gets other ones.
+-- Return a job's history with two more lines: how the job ended, and that it is requeued. If its parameters
+-- change, the second line has the old ones.
 create function redisjobs_f._story(job redisjobs.jobs, is_edited boolean, now_ms bigint) returns text
 language plpgsql as $$
 declare
@@ -240,10 +255,10 @@ begin
   return 'OK';
 end $$;
 
--- Steps through dead letters, the newest first. `wanted` is as for `_step`. Each answers {after, ids, duplicates}: where the
--- next step begins, '' at the end. The first step only says where to begin.
+-- Steps through dead letters, the newest first. `wanted` is as for `_step`. Each step returns {after, ids,
+-- duplicates}. after: where the next step begins, '' at the end. The first step only says where to begin.
 
--- Requeue up to 200; the first after `wait_ms`, the others `pause_ms` after one another.
+-- Requeue up to 200 dead letters. The first is due after `wait_ms`, and each other one `pause_ms` later.
 create function redisjobs_f.requeue_all(q text, given_ms bigint, wanted jsonb, after_seq bigint,
   wait_ms double precision, pause_ms double precision) returns text language plpgsql as $$
 declare
@@ -257,7 +272,8 @@ declare
   duplicates integer := 0;
 begin
   select coalesce(jsonb_agg(jsonb_build_object('id', j.id, 'key', j.seq::text, 'skips', true)
-    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
+    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children
+      from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   perform redisjobs_f._lock_jobs(step.seqs);
   perform redisjobs_f._hurry('5ms');
   if has_children then
@@ -297,16 +313,19 @@ begin
   return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', 0));
 end $$;
 
--- Return the letters of a step, up to 200, and where the next one begins; without `after_seq` none, and where to begin.
+-- Return the letters of a step, up to 200, and where the next step begins. Without `after_seq`, return no letters,
+-- and where to begin.
 create function redisjobs_f._letters(q text, wanted jsonb, after_seq bigint, now_ms bigint, out seqs bigint[],
   out after text) language plpgsql as $$
 declare
-  state constant text := 'dead';  -- not in the query, where the index of kinds might be taken, which has no such order
+  -- A variable, because with a literal Postgres might choose the index of kinds, which does not have this order.
+  state constant text := 'dead';
 begin
   if after_seq is null then
     seqs := '{}';
     select '0 ' || -j.seq - 1 into after from redisjobs.jobs j
-      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq desc limit 1;
+      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+        order by j.seq desc limit 1;
   else
     select s.seqs, s.after into seqs, after
       from redisjobs_f._step(q, 'dead', 0, after_seq, wanted, 200, now_ms) s;

@@ -1,9 +1,9 @@
--- Rings of three tables: what is remembered about pushes, and the last turns of workers. Rows are inserted and never
--- changed, so a snapshot that is held for long leaves no dead rows here. The table that comes next is emptied by
--- TRUNCATE, once all its rows are over.
+-- Rings of three tables: remembered pushes, and the last turns of workers. Rows are inserted and never changed, so
+-- a snapshot that is held for long leaves no dead rows here. Once all rows of the next table are out of date,
+-- TRUNCATE empties it.
 
--- Remember a value until a time: `what` is `ended`, `refused` or `answer`, `key` a push (its job's id, a space, its
--- nonce). The end of its time says which table it goes to, so the rows of one table end within the same 90 s.
+-- Remember a value until a time. `what` is `ended`, `refused` or `answer`; `key` is a push (its job's id, a space,
+-- its nonce). The end of its time selects the table, so the rows of one table end within the same 90 seconds.
 create function redisjobs_f._remember(q text, what text, key text, value text, until_ms bigint) returns void
 language plpgsql as $$
 declare
@@ -19,7 +19,7 @@ begin
   end if;
 end $$;
 
--- Return what is remembered; null: nothing.
+-- Return the remembered value. Null: nothing is remembered.
 create function redisjobs_f._remembered(q text, what text, key text, now_ms bigint) returns text
 language plpgsql as $$
 declare
@@ -31,9 +31,9 @@ begin
   );
 end $$;
 
--- Note the answer to a worker's turn. The time says which table it goes to: each has its turn for 180 s.
-create function redisjobs_f._note_turn(q text, worker text, lane integer, number bigint, answer text, now_ms bigint)
-returns void language plpgsql as $$
+-- Note the answer to a worker's turn. The time selects the table: each is used for 180 seconds.
+create function redisjobs_f._note_turn(q text, worker text, lane integer, number bigint, answer text,
+  now_ms bigint) returns void language plpgsql as $$
 declare
   ring integer := now_ms / 180000 % 3;
 begin
@@ -52,7 +52,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended(concat_ws(' ', 'redisjobs lane', q, worker, lane), 0));
 end $$;
 
--- Return the number of the last turn of a worker's lane, and its answer; 0 and null: none is known.
+-- Return the number of the last turn of a worker's lane, and its answer. 0 and null: no turn is known.
 create function redisjobs_f._last_turn(q text, of_worker text, of_lane integer, out number bigint, out answer text)
 language plpgsql as $$
 begin
@@ -61,11 +61,13 @@ begin
   number := coalesce(number, 0);
 end $$;
 
--- Empty the tables that come next, in one transaction of all at a time. Costs two short reads if there is nothing to do;
--- if a table was not free, the next try comes 30 s later. Call it last: the transaction has these tables to itself then.
+-- Empty the tables that come next. Only one transaction does this at a time. It costs two short reads if there is
+-- nothing to do. If a table was not free, the next try comes 30 seconds later. Call this last, because the
+-- transaction then holds these tables exclusively.
 create function redisjobs_f._rotate(given_ms bigint) returns void language plpgsql as $$
 declare
-  now_ms bigint := least(redisjobs_f._now(null), given_ms); -- tests set the clock of a queue, but not of the others
+  -- Tests set the clock of one queue, but not of the others.
+  now_ms bigint := least(redisjobs_f._now(null), given_ms);
   ledger text := 'ledger_' || ((now_ms + 60000) / 90000 + 1) % 3;
   turns text := 'turns_' || (now_ms / 180000 + 1) % 3;
   used text[] := redisjobs_f._used(array[ledger, turns]);
@@ -103,15 +105,16 @@ begin
   return used;
 end $$;
 
--- Empty a table if no row of it counts after a time, and if it is free at once. A row of more than a day later is from a
--- clock that was set back since.
+-- Empty a table if none of its rows counts after a time, and if it is free at once. A row of more than a day later
+-- comes from a clock that was set back since.
 create function redisjobs_f._empty(ring text, of_row text, after_ms bigint) returns boolean
 language plpgsql set lock_timeout = '50ms' as $$
 declare
   counts boolean;
 begin
   execute format('lock table redisjobs.%I in access exclusive mode', ring);
-  execute format('select exists (select from redisjobs.%1$I where %2$s > $1 and %2$s < $1 + 86400000)', ring, of_row)
+  execute format('select exists (select from redisjobs.%1$I where %2$s > $1 and %2$s < $1 + 86400000)', ring,
+    of_row)
     into counts using after_ms;
   if not counts then
     execute format('truncate redisjobs.%I', ring);

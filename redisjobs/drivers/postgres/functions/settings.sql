@@ -1,6 +1,6 @@
--- What a queue keeps, what workers have declared, and what an operator asks of them.
+-- Settings of a queue: its retention, the declarations of workers, and requests of an operator to workers.
 
--- Set what the queue keeps, and for how long. `keeps`: a `Keep.text` for each state that is kept.
+-- Set which jobs the queue keeps, and for how long. `keeps` has a `Keep.text` for each state that is kept.
 create function redisjobs_f.retain(q text, given_ms bigint, keeps jsonb) returns text language plpgsql as $$
 begin
   insert into redisjobs.settings values (q, 'retention', keeps::text, redisjobs_f._now(given_ms))
@@ -8,7 +8,7 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Return whether a declaration is noted; if it is done, note it. The last 20 are kept.
+-- Return whether a declaration is noted. If it is done, note it. The last 20 are kept.
 create function redisjobs_f.declare(q text, given_ms bigint, declaration text, is_done boolean) returns text
 language plpgsql as $$
 declare
@@ -26,7 +26,7 @@ begin
   return redisjobs_f._answer(to_jsonb(is_known));
 end $$;
 
--- Ask a worker to claim no more jobs, to claim again, or to stop. Its next beat finds the wish.
+-- Ask a worker to claim no more jobs, to claim again, or to stop. Its next beat finds the request.
 create function redisjobs_f.ask_worker(q text, given_ms bigint, worker_id text, its_wish text) returns text
 language plpgsql as $$
 declare
@@ -45,16 +45,19 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Find the workers of a queue, 100 in a step, after an id. Answers {workers: [id, seconds that its lease still lasts, facts],
--- after: where the next step begins, '' at the end}.
-create function redisjobs_f.find_workers(q text, given_ms bigint, after text) returns text language plpgsql stable as $$
+-- Find the workers of a queue after an id, 100 in a step. The answer is {workers, after}. workers: [id, seconds
+-- until its lease ends, facts]. after: where the next step begins, '' at the end.
+create function redisjobs_f.find_workers(q text, given_ms bigint, after text)
+  returns text language plpgsql stable as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answer jsonb;
 begin
-  select jsonb_build_object('after', case when count(*) = 100 then max(page.id) else '' end, 'workers', coalesce(jsonb_agg(
+  select jsonb_build_object('after', case when count(*) = 100 then max(page.id) else '' end,
+    'workers', coalesce(jsonb_agg(
       jsonb_build_array(page.id, coalesce((beat).until_ms - now_ms, 0) / 1000.0,
-        coalesce((beat).facts, '{}') || jsonb_build_object('wish', coalesce((beat).wish, ''))) order by page.id), '[]'))
+        coalesce((beat).facts, '{}') || jsonb_build_object('wish', coalesce((beat).wish, '')))
+        order by page.id), '[]'))
   into answer from (
     select w.id, (select b from redisjobs.beats b where b.queue = q and b.id = w.id) as beat
     from redisjobs.workers w where w.queue = q and w.id > after order by w.id limit 100

@@ -1,11 +1,12 @@
--- Where a job stands in line, and what it waits for besides.
+-- The place of a job in line, and other reasons why it waits.
 
--- Count the jobs that are claimed before a ready job, up to 1,001: those of a higher priority, and older ones. In a waiting
--- line, those of the line.
+-- Count the jobs that are claimed before a ready job, up to 1,001: jobs of a higher priority, and older jobs. For
+-- a job in a waiting line, count the jobs of that line.
 create function redisjobs_f._ahead(job redisjobs.jobs) returns bigint language plpgsql stable as $$
 begin
   if job.place = 'line' then
-    return (select count(*) from (select from redisjobs.jobs other where other.queue = job.queue and other.place = 'line'
+    return (select count(*) from (select from redisjobs.jobs other
+      where other.queue = job.queue and other.place = 'line'
       and other.name = job.name and coalesce(other.limit_key, '') = coalesce(job.limit_key, '')
       and (other.rank, other.seq) < (job.rank, job.seq) limit 1001) counted);
   end if;
@@ -18,13 +19,14 @@ begin
     limit 1001) counted);
 end $$;
 
--- Describe the bucket in whose line a job waits: its name, when the next job of the line may start, the limit, and the jobs
--- that run under it, ten of them with their workers.
+-- Describe the bucket in whose line a job waits: its name, when the next job of the line may start, the limit, and
+-- the number of running jobs under it, ten of them with their workers.
 create function redisjobs_f._line_of(job redisjobs.jobs) returns jsonb language sql stable as $$
   select jsonb_build_object('bucket', concat_ws(' ', job.name, nullif(job.limit_key, '')),
     'turn', (select turn_ms from redisjobs.buckets b
       where b.queue = job.queue and b.name = job.name and b.key = coalesce(job.limit_key, '')),
-    'limit', (select value from redisjobs.rules r where r.queue = job.queue and r.kind = 'limit' and r.name = job.name),
+    'limit', (select value from redisjobs.rules r where r.queue = job.queue and r.kind = 'limit'
+      and r.name = job.name),
     'running', (select count(*) from redisjobs.shares s
       where s.queue = job.queue and s.name = job.name and s.key = coalesce(job.limit_key, '')),
     'holders', (select jsonb_agg(jsonb_build_array(few.worker, few.id) order by few.id) from (
@@ -34,13 +36,15 @@ create function redisjobs_f._line_of(job redisjobs.jobs) returns jsonb language 
       order by s.id limit 10) few))
 $$;
 
--- Say where a job stands, or the holder of a unique key.
-create function redisjobs_f.ahead(q text, given_ms bigint, of_id text, of_key text) returns text language plpgsql stable as $$
+-- Return where a job stands, or the holder of a unique key.
+create function redisjobs_f.ahead(q text, given_ms bigint, of_id text, of_key text)
+  returns text language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   key record;
   job redisjobs.jobs;
-  answer jsonb := jsonb_build_object('now', now_ms, 'id', of_id, 'promoter', coalesce((select value from redisjobs.settings s
+  answer jsonb := jsonb_build_object('now', now_ms, 'id', of_id, 'promoter',
+    coalesce((select value from redisjobs.settings s
     where s.queue = q and s.name = 'promoter' and s.at_ms > now_ms), ''));
 begin
   if of_id = '' then

@@ -1,15 +1,16 @@
--- A worker's lease: it joins, beats, takes over from lost workers, and leaves.
+-- A worker's lease: the worker joins, renews its lease, takes over jobs of lost workers, and leaves.
 
--- Register a worker; `run_id` tells it from another worker with its id. Answers OK or TAKEN.
-create function redisjobs_f.join(q text, given_ms bigint, worker_id text, lease_ms bigint, run_id text) returns text
-  language plpgsql as $$
+-- Register a worker. `run_id` distinguishes it from another worker with its id. The answer is OK or TAKEN.
+create function redisjobs_f.join(q text, given_ms bigint, worker_id text, lease_ms bigint, run_id text)
+  returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
 begin
   perform redisjobs_f._refuse_behind(q);
   perform redisjobs_f._need_read_committed();
   perform redisjobs_f._hurry();
-  insert into redisjobs.workers (queue, id, run, lease_ms, began_ms) values (q, worker_id, run_id, lease_ms, now_ms)
+  insert into redisjobs.workers (queue, id, run, lease_ms, began_ms)
+  values (q, worker_id, run_id, lease_ms, now_ms)
     on conflict (queue, id) do nothing;
   if not found then
     return redisjobs_f._answer(case when exists (select from redisjobs.workers w
@@ -24,51 +25,61 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Raise an error if the sequence will give a place in line that a job has: jobs are changed by their places.
+-- Raise an error if the sequence would give a place in line that a job already has. Jobs are changed by their
+-- places.
 create function redisjobs_f._refuse_behind(q text) returns void language plpgsql as $$
 begin
   if redisjobs_f._is_behind(q) then
-    raise exception 'the sequence redisjobs.line is behind the places of jobs, as after an upgrade by logical replication, which '
-      'does not copy it: new jobs would share places with others, and be lost. Stop what pushes, and as the owner of the schema '
-      'run: select setval(''redisjobs.line'', (select max(seq) from redisjobs.jobs))';
+    raise exception 'the sequence redisjobs.line is behind the places of jobs, as after an upgrade by logical '
+      'replication, which does not copy it: new jobs would share places with others, and be lost. '
+      'Stop what pushes, and as the owner of the schema run: '
+      'select setval(''redisjobs.line'', (select max(seq) from redisjobs.jobs))';
   end if;
 end $$;
 
--- Whether a job has a place in line that the sequence has not given yet. Stable, so it sees no job that came after the look at
--- the sequence.
+-- Return whether a job has a place in line that the sequence has not given yet. The function is stable, so it sees
+-- no job that was added after it read the sequence.
 create function redisjobs_f._is_behind(q text) returns boolean language plpgsql stable as $$
 declare
   given constant bigint := (select last_value - case when is_called then 0 else 1 end from redisjobs.line);
 begin
   return exists (
     select from (values (0), (1), (2)) ranks (rank) cross join lateral (
-      (select from redisjobs.jobs j where j.queue = q and j.place = 'ready' and j.rank = ranks.rank and j.seq > given
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'ready'
+        and j.rank = ranks.rank and j.seq > given
         order by j.seq limit 1)
       union all
       (select from redisjobs.jobs j where j.queue = q and j.place in ('returned', 'alone') and j.rank = ranks.rank
         and j.seq > given order by j.seq limit 1)
       union all
-      (select from redisjobs.jobs j where j.queue = q and j.place = 'parked' and j.rank = ranks.rank and j.seq > given
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'parked'
+        and j.rank = ranks.rank and j.seq > given
         order by j.seq limit 1)
       union all
-      (select from redisjobs.jobs j where j.queue = q and j.place = 'line' and j.rank::integer = ranks.rank and j.seq > given
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'line'
+        and j.rank::integer = ranks.rank and j.seq > given
         order by j.seq limit 1)
     ) waits
   ) or exists (
     select from unnest(array['dead', 'completed', 'cancelled']) state cross join lateral (
-      select from redisjobs.jobs j where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+      select from redisjobs.jobs j where j.queue = q and j.place = state
+        and j.place in ('dead', 'completed', 'cancelled')
         and j.seq > given order by j.seq limit 1) aside
-  ) or exists (  -- these are not in order, but in the index
-    select from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.seq > given order by j.worker, j.seq limit 1
+  ) or exists (  -- these states are not in order, but the index has them
+    select from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.seq > given
+    order by j.worker, j.seq limit 1
   ) or exists (
-    select from redisjobs.jobs j where j.queue = q and j.place = 'delayed' and j.seq > given order by j.due_ms, j.seq limit 1
+    select from redisjobs.jobs j where j.queue = q and j.place = 'delayed' and j.seq > given
+    order by j.due_ms, j.seq limit 1
   ) or exists (
-    select from redisjobs.jobs j where j.queue = q and j.place = 'suspended' and j.seq > given order by j.due_ms, j.seq limit 1
+    select from redisjobs.jobs j where j.queue = q and j.place = 'suspended' and j.seq > given
+    order by j.due_ms, j.seq limit 1
   );
 end $$;
 
--- Renew the leases of workers, also of several queues; `facts` are JSON objects. Answers, in order: null for a worker that
--- is fenced, else how often a job of it was to be cancelled, and what an operator asked of it last.
+-- Renew the leases of workers, also of several queues. `facts` are JSON objects. The answer has for each worker,
+-- in order, null if it is fenced; else how many cancels of its jobs were requested, and the last request of an
+-- operator to it.
 create function redisjobs_f.beat(q text, given_ms bigint, queues text[], ids text[], facts text[]) returns text
   language plpgsql as $$
 declare
@@ -79,7 +90,7 @@ begin
   perform set_config('synchronous_commit', 'off', true);
   perform from redisjobs.beats b join unnest(queues, ids) given(queue, id) using (queue, id)
     order by b.queue, b.id for update of b;
-  -- In a statement after the wait for the locks: only so it sees that a worker was fenced meanwhile.
+  -- A separate statement after the wait for the locks: only so does it see that a worker was fenced meanwhile.
   with given as (
     select * from unnest(queues, ids, facts) with ordinality as each(queue, id, facts, at)
   ), moved as (
@@ -93,33 +104,35 @@ begin
   return redisjobs_f._answer(beaten);
 end $$;
 
--- Which of these running jobs are to be cancelled. Answers their places in line.
-create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], named text[], counted integer[]) returns text
-  language sql stable as $$
+-- Return the places in line of the running jobs that have to be cancelled.
+create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], named text[], counted integer[])
+  returns text language sql stable as $$
   select redisjobs_f._answer(coalesce(jsonb_agg(j.seq), '[]'))
   from redisjobs.jobs j join unnest(seqs, named, counted) as s(seq, id, deliveries)
     on j.seq = s.seq and j.deliveries = s.deliveries and j.id = s.id
   where j.queue = q and j.place = 'running' and j.cancelling
 $$;
 
--- Refuse all further calls of a worker; `reclaim` hands back its jobs.
+-- Refuse all further calls of a worker. `reclaim` hands back its jobs.
 create function redisjobs_f._fence(q text, worker_id text, now_ms bigint) returns void language sql as $$
   with gone as (delete from redisjobs.workers where queue = q and id = worker_id returning lease_ms)
   insert into redisjobs.fenced (queue, id, until_ms) select q, worker_id, now_ms + lease_ms + 5000 from gone
   on conflict (queue, id) do update set until_ms = excluded.until_ms
 $$;
 
--- Lock up to 500 running jobs of these workers; return their places in line. Others that are locked have their turn later.
+-- Lock up to 500 running jobs of these workers, and return their places in line. Jobs that another transaction has
+-- locked are skipped until a later call.
 create function redisjobs_f._lock_running(q text, ids text[]) returns bigint[] language plpgsql as $$
 begin
   return array(
     select j.seq from unnest(ids) as each(id) cross join lateral (
-      select seq from redisjobs.jobs where queue = q and worker = each.id and place = 'running' order by seq limit 500
+      select seq from redisjobs.jobs where queue = q and worker = each.id and place = 'running'
+      order by seq limit 500
       for update skip locked
     ) j limit 500);
 end $$;
 
--- Hand back jobs that are locked; return how many.
+-- Hand back jobs that are locked. Return their number.
 create function redisjobs_f._hand_back_all(q text, seqs bigint[], refund boolean, now_ms bigint) returns integer
   language plpgsql as $$
 declare
@@ -134,8 +147,8 @@ begin
   return cardinality(seqs);
 end $$;
 
--- Forget fenced workers that have no jobs any more, and whose ids may come again; not those of which an exchange still runs:
--- it may claim jobs.
+-- Forget fenced workers that have no jobs any more and whose ids may come again. Keep a worker while an exchange
+-- of it runs, because the exchange may claim jobs.
 create function redisjobs_f._forget_fenced(q text, now_ms bigint) returns void language plpgsql as $$
 begin
   with gone as (
@@ -148,10 +161,10 @@ begin
   delete from redisjobs.beats b using gone g where b.queue = q and b.id = g.id;
 end $$;
 
--- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs. It waits for
--- nothing that a lost worker may have locked: that has its turn later.
-create function redisjobs_f.reclaim(q text, given_ms bigint, worker_id text, silent text[], untils bigint[], others boolean)
-  returns text language plpgsql as $$
+-- Fence silent workers that have not renewed their leases since the caller saw them (`untils`), and hand back
+-- their jobs. This does not wait for locks of a lost worker: a later call handles those rows.
+create function redisjobs_f.reclaim(q text, given_ms bigint, worker_id text, silent text[], untils bigint[],
+  others boolean) returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   lost record;
@@ -171,7 +184,8 @@ begin
   update redisjobs.fenced set until_ms = now_ms + 20000 where queue = q and until_ms > now_ms + 4000000;
   for lost in
     select b.id from redisjobs.beats b join unnest(silent, untils) as s(id, until_ms) using (id, until_ms)
-    join redisjobs.workers w on w.queue = q and w.id = b.id where b.queue = q order by b.id for update of b skip locked
+    join redisjobs.workers w on w.queue = q and w.id = b.id where b.queue = q order by b.id
+      for update of b skip locked
   loop
     perform redisjobs_f._fence(q, lost.id, now_ms);
     fenced := fenced || lost.id;
@@ -179,7 +193,8 @@ begin
   select count(*) into before from redisjobs.fenced where queue = q;
   handed := redisjobs_f._hand_back_all(q, array(
     select j.seq from unnest(held) s(seq) join redisjobs.jobs j on j.seq = s.seq
-    where (select true from redisjobs.fenced f where f.queue = q and f.id = j.worker) order by s.seq), false, now_ms);
+    where (select true from redisjobs.fenced f where f.queue = q and f.id = j.worker)
+      order by s.seq), false, now_ms);
   perform redisjobs_f._forget_fenced(q, now_ms);
   perform redisjobs_f._count(q, 'reclaimed', handed);
   if handed > 0 then
@@ -188,28 +203,36 @@ begin
   if fenced <> '{}' or before > (select count(*) from redisjobs.fenced where queue = q) then
     perform redisjobs_f._tell_turn(q);
   end if;
-  -- Workers look every few seconds, and a new one looks for all: what was due long ago are dead rows.
+  -- Workers look every few seconds, and a new worker looks at all jobs. So rows that were due long ago are dead.
   next_due := redisjobs_f._next_due(q, now_ms - 60000);
   return redisjobs_f._answer(jsonb_build_object(
     'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
-      select b.id, b.until_ms, w.lease_ms from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
+      select b.id, b.until_ms, w.lease_ms from redisjobs.beats b
+      join redisjobs.workers w on w.queue = q and w.id = b.id
       where b.queue = q and b.until_ms <= now_ms order by b.until_ms limit 100) b),
     'fenced', fenced, 'jobs', handed, 'more', handed > 0 and cardinality(held) = 500,
     'released', redisjobs_f._any_returned(q),
     'others', case when others then (select count(*) from (
-      select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r where worker <> worker_id) else 0 end,
-    -- A worker beats each third of its lease. Where leases are equal, one that was killed counts no more long before that.
+      select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r
+      where worker <> worker_id) else 0 end,
+    -- A worker renews its lease after each third of it. Where leases are equal, a killed worker stops counting
+    -- long before its lease ends.
     'workers', (select count(*) from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
-      where b.queue = q and b.until_ms > now_ms + (select lease_ms / 2 from redisjobs.workers where queue = q and id = worker_id)),
-    'alone', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q) < 2,
+      where b.queue = q and b.until_ms > now_ms + (select lease_ms / 2 from redisjobs.workers
+        where queue = q and id = worker_id)),
+    'alone', (select count(*) from redisjobs.workers where queue = q)
+    + (select count(*) from redisjobs.fenced where queue = q) < 2,
     'promotes', redisjobs_f._may_promote(q, worker_id, now_ms),
     'late', coalesce(next_due <= now_ms - 250, false)
-      or exists (select from redisjobs.buckets where queue = q and turn_ms >= now_ms - 60000 and turn_ms <= now_ms - 2000),
+      or exists (select from redisjobs.buckets where queue = q and turn_ms >= now_ms - 60000
+        and turn_ms <= now_ms - 2000),
     'server', redisjobs_f._server(), 'now', redisjobs_f._clock(given_ms)));
 end $$;
 
--- Whether this worker is, or becomes, the promoter: the one that looks when jobs are due.
-create function redisjobs_f._may_promote(q text, worker_id text, now_ms bigint) returns boolean language plpgsql as $$
+-- Return whether this worker is the promoter, or becomes it. The promoter is the worker that looks when jobs are
+-- due.
+create function redisjobs_f._may_promote(q text, worker_id text, now_ms bigint)
+  returns boolean language plpgsql as $$
 declare
   other record;
 begin
@@ -223,9 +246,10 @@ begin
   return true;
 end $$;
 
--- Hand back all jobs of a worker, and end its lease. Answers how many jobs; 500 means that there may be more: call again.
-create function redisjobs_f.release(q text, given_ms bigint, worker_id text, refund boolean, watch boolean) returns text
-  language plpgsql as $$
+-- Hand back all jobs of a worker, and end its lease. Return the number of jobs; 500 means that there may be more,
+-- so call again.
+create function redisjobs_f.release(q text, given_ms bigint, worker_id text, refund boolean, watch boolean)
+  returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   was_fenced boolean;
@@ -235,7 +259,8 @@ begin
   perform pg_advisory_xact_lock(redisjobs_f._worker_lock(q, worker_id));
   was_fenced := exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id);
   released := redisjobs_f._hand_back_all(q, array(
-    select seq from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit 500 for update),
+    select seq from redisjobs.jobs where queue = q and worker = worker_id and place = 'running'
+    order by seq limit 500 for update),
     refund and not was_fenced, now_ms);
   if released < 500 and not was_fenced then
     perform redisjobs_f._fence(q, worker_id, now_ms);

@@ -1,7 +1,7 @@
--- What each role may call. The last file, since it gives away what the others define. `redisjobs.allow`, which the
--- migration 0003 defines, notes the roles.
+-- The functions that each role may call. This file is the last one, because it grants functions that the other
+-- files define. `redisjobs.allow`, which the migration 0003 defines, stores the roles.
 
--- The parts of the work that each function is for; the first is the one to allow to a role that misses it.
+-- The parts of the work that need each function. An error for a role that misses a function names the first part.
 create function redisjobs_f._parts() returns table (function text, parts text) language sql immutable as $$
   values
     ('push', 'producer worker'),
@@ -65,11 +65,11 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('withdraw_schedules', 'worker')
 $$;
 
--- Give a role what a part of the work needs of this release.
+-- Grant a role the functions of this release that a part of the work needs.
 create function redisjobs_f._grant(role name, part text) returns void language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 declare
-  suffix constant text := right('redisjobs_f._', 11);  -- that of this release's names
+  suffix constant text := right('redisjobs_f._', 11);  -- the suffix of this release's names
   one regprocedure;
 begin
   for one in
@@ -88,7 +88,7 @@ begin
   end if;
 end $$;
 
--- By itself everyone may call a new function.
+-- By default, everyone may call a new function.
 do $$
 declare
   one regprocedure;

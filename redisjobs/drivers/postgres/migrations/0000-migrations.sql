@@ -1,4 +1,4 @@
--- The schema, and the list of migrations in it. A role that may not create schemas can be given one that exists.
+-- The schema, and the list of migrations in it. A role that may not create schemas can use an existing one.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'redisjobs') THEN
     CREATE SCHEMA redisjobs;

@@ -1,13 +1,14 @@
--- Jobs that a transaction pushes to a queue elsewhere. `redisjobs relay` pushes them on, and deletes them.
+-- Jobs that a transaction pushes to a queue elsewhere. `redisjobs relay` pushes them to that queue, and deletes
+-- them.
 CREATE TABLE redisjobs.outbox (
   seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   queue text collate "C" NOT NULL,
   id text collate "C" NOT NULL DEFAULT gen_random_uuid(),
-  -- identifies this push of the id; '' if the id was made for the push
+  -- It identifies this push of the id; '' if the id was made for the push.
   nonce text collate "C" NOT NULL DEFAULT gen_random_uuid(),
   name text collate "C" NOT NULL,
   parameters json NOT NULL DEFAULT '{}',
-  options json NOT NULL DEFAULT '{}',  -- those that are not columns
+  options json NOT NULL DEFAULT '{}',  -- options without a column
   due_at timestamptz,
   pushed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   error text,  -- why it can't be pushed

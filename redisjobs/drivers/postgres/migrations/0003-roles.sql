@@ -1,7 +1,8 @@
--- Which role of the database may do what. A release that is installed later gives its functions to these roles too.
+-- The parts of the work that each role of the database may do. A release that is installed later gives its
+-- functions to these roles too.
 create table redisjobs.roles (role name not null, part text collate "C" not null, primary key (role, part));
 
--- Let a role do a part of the work: see docs/how-to/restrict-access.md. Run it again as often as you like.
+-- Let a role do a part of the work: see docs/how-to/restrict-access.md. It is safe to run it again.
 create function redisjobs.allow(role name, part text) returns void language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 declare
@@ -15,7 +16,8 @@ begin
   execute format('grant usage on schema redisjobs to %I', role);
   insert into redisjobs.roles values (role, part) on conflict do nothing;
   for granting in
-    select proname from pg_proc where pronamespace = 'redisjobs'::regnamespace and proname ~ '^_grant_[0-9a-f]{10}$'
+    select proname from pg_proc where pronamespace = 'redisjobs'::regnamespace
+      and proname ~ '^_grant_[0-9a-f]{10}$'
   loop
     execute format('select redisjobs.%I($1, $2)', granting) using role, part;
   end loop;

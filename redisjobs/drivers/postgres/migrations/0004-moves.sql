@@ -11,13 +11,15 @@ create table redisjobs.taken (
   taken_ms bigint not null,
   name text collate "C" not null, parameters text not null, extra jsonb, nonce text collate "C",
   unique_key text collate "C", limit_key text collate "C", history text,
-  steps jsonb,                              -- what it has saved, a list; each like a row of the table `steps`; null: nothing
+  -- its saved steps, a list; each like a row of the table `steps`; null: none
+  steps jsonb,
   signals jsonb,                            -- like those of a job
-  children jsonb,                           -- by token, how the children have ended: a list of state, value, error and error type each
+  -- by token, how the children have ended: a list of state, value, error and error type each
+  children jsonb,
   primary key (queue, place)
 );
 
--- Where a mover took a schedule when it paused it; '': no mover did.
+-- The store to which a mover took a schedule when it paused it; '': no mover did.
 alter table redisjobs.schedules add column moved_to text not null default '';
 
 -- Jobs from another store that this one refused, by their places there: see redisjobs/model/moving.py.

@@ -1,10 +1,11 @@
--- What jobs emit for their readers: see redisjobs/model/chunks.py. A row for each job that has emitted anything.
+-- Chunks that jobs emit for their readers: see redisjobs/model/chunks.py. One row for each job that has emitted
+-- any.
 create table redisjobs.streams (
   queue text collate "C" not null, id text collate "C" not null,
   began_ms bigint not null,                 -- when its first chunk was stored
   first bigint not null default 1,          -- the number of the oldest chunk that is kept
   last bigint not null default 0,           -- the number of the newest one
-  bytes bigint not null default 0,          -- of all chunks, also of those that are not kept any more
+  bytes bigint not null default 0,          -- of all chunks, also of dropped ones
   run integer not null default 0,
   wait integer not null default 0,          -- the number of the last wait that was over when this run began
   until_ms bigint not null,

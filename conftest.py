@@ -43,7 +43,7 @@ from redisjobs.queue import JobQueue
 from redisjobs.web import Dashboard, Verb
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.contexts import Contexts
-from redisjobs.worker.running.handler_run import HandlerRuntime
+from redisjobs.worker.running.execution import HandlerRuntime
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 from redisjobs_proof.contract.fixtures import worker as worker

@@ -20,7 +20,7 @@ from redisjobs.events.kinds import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts
-from redisjobs.worker.running.handler_run import HandlerRuntime
+from redisjobs.worker.running.execution import HandlerRuntime
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings, quoted

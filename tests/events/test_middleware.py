@@ -46,6 +46,7 @@ from redisjobs.model.transitions import Reply
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running import middleware
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.messages import Messages
 from redisjobs.worker.running.middleware import finder
 from redisjobs.worker.running.threads import NoThread, Threads
 
@@ -512,7 +513,7 @@ async def test_a_job_that_finds_no_thread_is_put_off_whatever_the_middleware_mak
     context, runtime = a_context(), cast(Any, SimpleNamespace(threads=threads))
     owner = cast(Any, SimpleNamespace(thread_ended=lambda run: None))
     run = Execution(lease_at(2, "1-1", 1, "a"), Worker(queue).settings, runtime, owner)
-    set_message_sink(context, run)
+    set_message_sink(context, Messages(run))
 
     with pytest.raises(NoThread):
         await found.call(Work(1), context)

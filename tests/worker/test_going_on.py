@@ -20,8 +20,7 @@ from redisjobs.model.transitions import Ack, Exchange, NewJob, Reply, Settlement
 from redisjobs.queue import JobQueue
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.contexts import Contexts
-from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.handler_run import HandlerRuntime
+from redisjobs.worker.running.execution import Execution, HandlerRuntime
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.source import Source

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -14,21 +14,16 @@ from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.logger import Log
 from redisjobs.events.kinds import Events, JobsClaimed, JobsSettled, WorkerEvent
 from redisjobs.events.middleware import ClaimedJob, Hook, Middleware, RunningJob, hook_name, hooks, log_raised
-from redisjobs.model.context import JobContext, message_sink_of
+from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition
 from redisjobs.worker.running.contexts import Contexts, run_in
+from redisjobs.worker.running.execution import Find
 from redisjobs.worker.running.handler_run import call_elsewhere
 from redisjobs.worker.running.threads import NoThread
-
-if TYPE_CHECKING:
-    from redisjobs.worker.running.execution import Execution
 
 Handler = Callable[[Any, JobContext], Awaitable[Any]]
 Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
 SyncLayer = Callable[[RunningJob, JobContext], Any]
-
-Find = Callable[[str], JobDefinition[Any] | None]
-"""Returns the definition of a job name; None if there is none."""
 
 _MOST = 10_000  # jobs that may wait for their hooks
 _LAST = 2.0  # seconds for the hooks that still wait when the worker ends
@@ -101,9 +96,8 @@ class _Chains:
         """Return a function that calls a plain function in a thread or a process."""
 
         async def call(parameters: Any, context: JobContext) -> Any:
-            run = cast("Execution", message_sink_of(context))  # the job has made the context
             try:
-                return await call_elsewhere(run, definition, parameters, context)
+                return await call_elsewhere(definition, parameters, context)
             except NoThread:
                 self._turned_away.add(context)
                 raise

@@ -4,23 +4,30 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from redisjobs.model.outcome import CancelAsked, Interrupted, Outcome, Raised, Suspended, attach, decide
 from redisjobs.model.retry import exponential_jitter
 from redisjobs.model.transitions import ACK, Ack, After, DeadLetter, Release, Result, RetryLater, Settlement
+from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.handler_run import DONE
 
-if TYPE_CHECKING:
-    from redisjobs.worker.running.execution import Execution
+
+def settle(run: Execution, outcome: Outcome) -> None:
+    """Decide the settlement of a job, by its handler's retry policy; None if the job is no longer ours."""
+    run.outcome = outcome
+    trace = "" if run.context is None else run.context._trace
+    run.context = None  # it leads back to the job: a reference cycle
+    if run.steps is not None:
+        run.take_children(adds=isinstance(outcome, Suspended))
+    run.settlement = _settlement_of(run, outcome, trace)
 
 
-def settlement_of(run: "Execution", outcome: Outcome, trace: str = "") -> Settlement | None:
-    """Return the settlement of a job, by its handler's retry policy; None if the job is no longer ours.
+def _settlement_of(run: Execution, outcome: Outcome, trace: str) -> Settlement | None:
+    """Return the settlement of a job, or None.
 
     `trace` is the identity of the span of this run, to which the span of the next run has a link; '' for none.
     """
-    if outcome is DONE and (run.messages is None or run.messages.steps is None):
+    if outcome is DONE and run.steps is None:
         return Ack(reported=True) if _may_have_reported(run) else ACK
     if isinstance(outcome, Suspended):
         changes = {"started_at": str(_began_ms(run)), "unknown_since": ""}
@@ -33,17 +40,17 @@ def settlement_of(run: "Execution", outcome: Outcome, trace: str = "") -> Settle
     settlement = _judged(run, outcome)
     if isinstance(settlement, RetryLater):
         return RetryLater(settlement.due, _changes(run, settlement.changes, trace))
-    if isinstance(settlement, Ack) and has_steps(run):
+    if isinstance(settlement, Ack) and run.has_steps:
         settlement = replace(settlement, stepped=True)
     cancels = run.definition is not None and run.definition.cancels_children
-    if cancels and isinstance(settlement, DeadLetter) and has_steps(run):
+    if cancels and isinstance(settlement, DeadLetter) and run.has_steps:
         settlement = replace(settlement, cancels=True)
     if isinstance(settlement, Ack | DeadLetter) and _may_have_reported(run):
         settlement = replace(settlement, reported=True)
     return settlement
 
 
-def _judged(run: "Execution", outcome: Outcome) -> Settlement | None:
+def _judged(run: Execution, outcome: Outcome) -> Settlement | None:
     """Return what the retry policy decides. If it raises, neither the job nor the worker may fail."""
     job, now_ms = run.job, run.owner.server_ms(time.monotonic())
     attempt, started_ms = (job.attempt, _began_ms(run)) if job else (1, now_ms)
@@ -57,7 +64,7 @@ def _judged(run: "Execution", outcome: Outcome) -> Settlement | None:
         return judge(Raised(error), policy=exponential_jitter())
 
 
-def hand_back(run: "Execution", *, refund: bool = True) -> Settlement:
+def hand_back(run: Execution, *, refund: bool = True) -> Settlement:
     """Return the settlement that lets another worker run a job.
 
     A job that has started can't expire any more. Only its entry can show that to the worker that runs it next.
@@ -68,7 +75,7 @@ def hand_back(run: "Execution", *, refund: bool = True) -> Settlement:
     return Release(refund=refund)
 
 
-def _changes(run: "Execution", changes: Mapping[str, str], trace: str = "") -> Mapping[str, str]:
+def _changes(run: Execution, changes: Mapping[str, str], trace: str = "") -> Mapping[str, str]:
     """Return the changes of the job's entry, with what this run has learnt about the job."""
     job, added = run.job, dict[str, str]()
     if job is not None and run.keep_ms and job.keep_ms is None:
@@ -76,20 +83,14 @@ def _changes(run: "Execution", changes: Mapping[str, str], trace: str = "") -> M
         added["keep_result"] = str(run.keep_ms)
     if job is not None and job.suspended_ms is not None and "started_at" in changes:
         added["suspended_at"] = ""  # else no handler ran: it still goes on after its wait
-    if has_steps(run):
+    if run.has_steps:
         added["steps"] = "1"
     if trace:
         added["trace"] = trace
     return {**changes, **added} if added else changes
 
 
-def has_steps(run: "Execution") -> bool:
-    """Return whether a job may have saved steps."""
-    steps = None if run.messages is None else run.messages.steps
-    return (steps is not None and steps.has_some) or b"steps" in run.lease.fields
-
-
-def _began_ms(run: "Execution") -> int:
+def _began_ms(run: Execution) -> int:
     """Return when a job's first run began, without the time for which the job was suspended since."""
     job = run.job
     if job is None or job.started_ms is None:
@@ -99,7 +100,7 @@ def _began_ms(run: "Execution") -> int:
     return max(job.started_ms, run.run_ms - max(0, job.suspended_ms - job.started_ms))
 
 
-def _may_have_reported(run: "Execution") -> bool:
+def _may_have_reported(run: Execution) -> bool:
     """Return whether this run, or an earlier one, may have left progress or chunks, which end with the job."""
     if run.reported is not None or run.outbox is not None or run.lease.deliveries > 1:
         return True

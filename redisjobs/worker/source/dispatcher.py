@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from redisjobs.events.kinds import JobsClaimed
 from redisjobs.model.transitions import LOWEST_RANK, Exchange, Lease
-from redisjobs.worker.running.execution import PATIENCE, Execution
+from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.handler_run import PATIENCE
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member

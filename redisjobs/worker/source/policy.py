@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from redisjobs.worker.running.execution import PATIENCE
+from redisjobs.worker.running.handler_run import PATIENCE
 
 _TRIPS = 3  # round trips for which jobs are claimed ahead; with 1.5, slots were still idle
 _EVERY = 0.05  # seconds between two measurements, at least

@@ -8,8 +8,7 @@ from anyio.abc import TaskGroup
 
 from redisjobs.base.visible import number_of
 from redisjobs.worker.running.deadline import Deadlines
-from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.handler_run import HandlerRuntime
+from redisjobs.worker.running.execution import Execution, HandlerRuntime
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown

@@ -32,11 +32,10 @@ from redisjobs.model.transitions import (
     Suspend,
 )
 from redisjobs.worker.running.children import OnReply
-from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.middleware import Find
+from redisjobs.worker.running.execution import Execution, Find
 from redisjobs.worker.running.outbox import Part
 from redisjobs.worker.running.reporter import Emitter, Reporter
-from redisjobs.worker.running.settling import hand_back
+from redisjobs.worker.running.settling import hand_back, settle
 from redisjobs.worker.running.steps import Loaded
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
@@ -197,7 +196,7 @@ class Settler:
         """Take a job's outcome, and decide how it is settled."""
         if not run.over:
             run.over, run.ended_at = True, time.monotonic()
-            run.decide(outcome)
+            settle(run, outcome)
             if run.reported is not None:
                 self.reporter.forget(run)
             if run.settlement is None:
@@ -263,7 +262,7 @@ class Settler:
             if run.lease is not lease:
                 # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
                 self._leases.unsettled.append(run)
-            elif is_plain and reply is Reply.OK and run.settlement is ACK and run.messages is None:
+            elif is_plain and reply is Reply.OK and run.settlement is ACK and run.pushes is None:
                 # Nearly all jobs: what `settled` would do, at less than half the price.
                 self._forget(run)
                 done.append(run)
@@ -314,7 +313,7 @@ class Settler:
         if reply is Reply.OVERSIZED:
             self._refused(run, spoiled)
         elif reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
-            run.decide(Unpushable(_SPOILED % spoiled))
+            settle(run, Unpushable(_SPOILED % spoiled))
             self._leases.unsettled.append(run)
         elif reply is Reply.FULL:
             self._leases.keep(run)
@@ -343,7 +342,7 @@ class Settler:
             self._member.log.error(_UNSETTLED, run.description, why or "it can't be written")
             self._leases.keep(run)
             return
-        run.decide(Unpushable(_UNWRITTEN % (why or "it can't be written"), UnwritableResult.__name__))
+        settle(run, Unpushable(_UNWRITTEN % (why or "it can't be written"), UnwritableResult.__name__))
         run.resent = False
         self._leases.unsettled.append(run)
 

@@ -12,7 +12,7 @@ from redisjobs.model.outcome import Outcome, Raised
 from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.deadline import Deadline, Over
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.handler_run import DONE, awaited
+from redisjobs.worker.running.handler_run import DONE, HandlerRun, awaited
 
 
 class Slots:
@@ -117,7 +117,7 @@ class Slots:
                 if self._waiting and not self._woken:  # in case this job awaits something
                     self._wake(1, stands_by=slot)
                 try:
-                    came_to = run.begin(scope, cancels)
+                    came_to = HandlerRun(run, cancels).begin(scope)
                     outcome = came_to if came_to is DONE else await awaited(came_to)
                 except (anyio.get_cancelled_exc_class(), GeneratorExit):
                     raise

@@ -13,7 +13,7 @@ import anyio
 
 from redisjobs.base.logger import Log
 from redisjobs.errors import DriverError
-from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.handler_run import HandlerRun
 from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 
@@ -104,8 +104,8 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
-        if type(running) is Execution:  # isinstance would ask any object called `self` for its class
-            return running.description, line
+        if type(running) is HandlerRun:  # isinstance would ask any object called `self` for its class
+            return running.run.description, line
         line = line or f"{at.f_code.co_filename}:{number}"
     return "", line
 

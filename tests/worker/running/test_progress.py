@@ -25,8 +25,7 @@ from redisjobs.events.middleware import RunningJob
 from redisjobs.model.codec import decode_progress, encode_progress
 from redisjobs.model.progress import HandlerMessage, progress_of
 from redisjobs.worker.running.deadline import Deadline, Deadlines, Over
-from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.messages import Reported, messages_of
+from redisjobs.worker.running.execution import Execution, Reported
 from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.settler import Settler
 
@@ -260,7 +259,7 @@ def a_run() -> Execution:
     """A job that runs, and has reported progress."""
     settings = Worker(JobQueue("memory://", "q")).settings
     run = Execution(lease_at(2, "1-1", 1, "a"), settings, cast(Any, None), cast(Any, None))
-    messages_of(run).reported = Reported(Progress(0.1))
+    run.reported = Reported(Progress(0.1))
     return run
 
 

@@ -13,8 +13,7 @@ from redisjobs.model.outcome import Raised
 from redisjobs.model.progress import Progress
 from redisjobs.model.transitions import Exchange, Lease, Lingers, Reply, ReportProgress, RetryLater
 from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.messages import Reported, messages_of
+from redisjobs.worker.running.execution import Execution, Reported
 from redisjobs.worker.running.threads import ThreadTimes
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.source import Source
@@ -97,7 +96,7 @@ def given_up(source: Source, *, says: bool = False) -> Execution:
     run.times = ThreadTimes()
     run.times.is_abandoned = True
     if says:
-        messages_of(run).reported = Reported(Progress(0.5), is_noted=True)
+        run.reported = Reported(Progress(0.5), is_noted=True)
     source.settler.ran(run, Raised(ValueError("given up")))
     return run
 

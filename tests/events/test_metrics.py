@@ -21,7 +21,7 @@ from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from results import drain
-from store import MemoryStore, RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually, lease_at
 
 import redisjobs.sync
 from redisjobs import Fail, JobQueue, Priority, Retry, Schedule, Scheduler, Snooze, Worker
@@ -41,10 +41,11 @@ from redisjobs.events import (
     StepsSaved,
     WorkerStarted,
 )
-from redisjobs.model.outcome import Done
 from redisjobs.model.queries import COUNTERS
-from redisjobs.model.transitions import Ack, Reply
+from redisjobs.model.transitions import Reply
 from redisjobs.worker.run import WorkerRun
+from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.handler_run import DONE
 from redisjobs_proof.torture.fleet.hosts import children
 
 pytestmark = pytest.mark.anyio
@@ -209,14 +210,8 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     worker_run = WorkerRun([Worker(queue).settings])
     settler = worker_run.sources[0].settler
 
-    class Run:
-        over, settlement, ended_at, reported, outbox = False, Ack(), 0.0, None, None
-        has_thread = False
-
-        def decide(self, outcome: object) -> None: ...
-
-    run: Any = Run()
-    settler.ran(run, Done())
+    run = Execution(lease_at(2, "1-1", 1, "a"), Worker(queue).settings, cast(Any, None), settler)
+    settler.ran(run, DONE)
 
     assert 0 < run.ended_at <= time.monotonic()
 

@@ -36,7 +36,7 @@ from redisjobs.model.outcome import CancelAsked
 from redisjobs.model.queries import Find
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import Lease, Release
-from redisjobs.worker.running import execution
+from redisjobs.worker.running import handler_run
 from redisjobs.worker.source import dispatcher, reclaimer
 from redisjobs.worker.source.policy import Prefetch
 from redisjobs.worker.source.settler import Settler
@@ -939,7 +939,7 @@ async def test_a_job_that_has_waited_for_a_slot_does_not_begin_where_the_lease_m
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
-    monkeypatch.setattr(execution, "PATIENCE", 0.0)
+    monkeypatch.setattr(handler_run, "PATIENCE", 0.0)
     answers = list[bool]()
     may_begin = property(lambda self: answers.pop() if answers else True)
     monkeypatch.setattr(Settler, "may_begin", may_begin)

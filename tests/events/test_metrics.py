@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 import anyio
 import pytest
 import yaml
+from each_setting import store as store
 from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -68,11 +69,6 @@ async def work(work: Work) -> None:
             raise Snooze(3600)
         case "wait":
             await anyio.sleep_forever()
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

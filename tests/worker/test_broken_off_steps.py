@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
 from flows import Family
 from results import drain, result
 from store import MemoryStore, Store
@@ -19,11 +20,6 @@ from redisjobs.model.steps import MOST_STEPS, GetSteps, Steps
 from redisjobs.model.transitions import AddChildren, Exchange, SaveStep, Settlements
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from each_setting import store as store
 from results import drain
 from step_handlers import Bench
 from store import Store
@@ -12,11 +13,6 @@ from redisjobs import JobQueue, State, no_retry
 from redisjobs.model.steps import GetSteps, Steps
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def saved(queue: JobQueue, job_id: str) -> Steps:

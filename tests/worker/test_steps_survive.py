@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
 from fleet import Fleet
 from results import drain
 from step_handlers import Bench
@@ -32,11 +33,6 @@ queue = handled(JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"]), sys.
 if __name__ == "__main__":
     asyncio.run(Worker(queue, lease=0.6).run(handle_signals=True))
 """
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from each_setting import store as store
 from results import drain
 from step_handlers import Bench, Do
 from store import MemoryStore, RedisStore, Store, eventually
@@ -20,11 +21,6 @@ from redisjobs.model.steps import GetSteps
 from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
 from results import drain
 from store import Store
 
@@ -19,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 HOUR = 3600.0
 Run = Callable[..., Any]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
 from results import drain
 from store import Heart, RedisStore, Store, eventually, inherit
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
@@ -53,11 +54,6 @@ SOON = 3.0  # seconds: less than a blocking read lasts, so what happens within i
 class Work:
     job_name: ClassVar[str] = "Work"
     number: int = 0
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from postgres_store import PostgresStore
+from postgres_store import PostgresStore, jobs
 from store import eventually
 
 from redisjobs import JobName, JobQueue, Unavailable, sync
@@ -30,10 +30,6 @@ from redisjobs.model.transitions import Ack, After, NewJob
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Add = JobName("Add", dict[str, int])
-
-
-def jobs(*ids: str) -> list[NewJob]:
-    return [NewJob(each, ["name", "Work", "parameters", "{}"]) for each in ids]
 
 
 @pytest.fixture

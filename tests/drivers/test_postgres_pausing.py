@@ -1,10 +1,9 @@
 """Holds and pauses in Postgres beside other transactions; settings. The contract knows nothing of these."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.errors import DriverError
@@ -18,24 +17,6 @@ from redisjobs_proof.contract.acts import claim, job, push
 from redisjobs_proof.contract.pausing import ids_of_claim
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w1")
-    await consumer.open()
-    yield consumer
-    await consumer.aclose()
-
-
-def places(store: PostgresStore) -> list[tuple[str, str]]:
-    return store.rows("select id, place from redisjobs.jobs where queue = %s")
 
 
 async def test_a_job_that_is_just_being_claimed_runs_and_is_not_held(store: PostgresStore, other: Other) -> None:
@@ -64,7 +45,7 @@ async def test_a_job_that_is_let_go_just_as_its_name_is_paused_does_not_start(
     other.transaction.commit()
 
     assert let_go.result(5) is Reply.OK
-    assert places(store) == [("a", "parked")]
+    assert store.places() == [("a", "parked")]
     assert await ids_of_claim(one) == []
 
 

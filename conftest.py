@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Generator, Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -46,7 +47,9 @@ from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
+from redisjobs_proof.contract.fixtures import driver as driver
 from redisjobs_proof.contract.fixtures import worker as worker
+from redisjobs_proof.torture.proxy import Proxy
 from redisjobs_proof.torture.topology import Cluster
 
 if TYPE_CHECKING:
@@ -214,6 +217,20 @@ def redis_url(servers: Servers, pytestconfig: pytest.Config) -> str:
     return servers.url(_EVERYDAY if is_everyday else "")
 
 
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[server.Server]:
+    """A server that the tests of one module share, and no others."""
+    with server.start() as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[server.Server]:
+    """A server of this test alone."""
+    with server.start() as running:
+        yield running
+
+
 @pytest.fixture
 def queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
@@ -300,6 +317,14 @@ def store(driver_store: Store) -> Store:
 def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
     """One queue's store on the server that a user would get."""
     yield from redis_store_of(redis_url, queue_name)
+
+
+@pytest.fixture
+def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
+    """A network to the server of `redis_store`, of which a test makes a faulty one."""
+    parts = urlsplit(redis_store.url)
+    with Proxy(str(parts.hostname), parts.port or 6379) as proxy:
+        yield proxy
 
 
 @pytest.fixture(params=ENGINES)

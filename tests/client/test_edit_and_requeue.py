@@ -1,7 +1,6 @@
 """A dead letter is requeued with other parameters: by the type of its handler, or as JSON where there is none."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,12 +29,6 @@ class Mail:
 async def done(answer: Any) -> Any:
     """What a call of either face answers."""
     return await answer if hasattr(answer, "__await__") else answer
-
-
-@pytest.fixture
-async def driver(store: Store) -> AsyncIterator[Driver]:
-    async with aclosing(store.driver) as open_driver:
-        yield open_driver
 
 
 @pytest.fixture(params=["async", "sync"])

@@ -41,11 +41,6 @@ pytestmark = pytest.mark.anyio
 HOUR = 3600.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"  # what the agents run on
-
-
 class Calls(list[str]):
     """What a model and its tools were asked for, in order."""
 

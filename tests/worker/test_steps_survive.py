@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -33,13 +32,6 @@ queue = handled(JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"]), sys.
 if __name__ == "__main__":
     asyncio.run(Worker(queue, lease=0.6).run(handle_signals=True))
 """
-
-
-@pytest.fixture
-def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
-    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
-    with Proxy(host, int(port)) as proxy:
-        yield proxy
 
 
 async def keys(queue: JobQueue, job_id: str) -> list[str]:

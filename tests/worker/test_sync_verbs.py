@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,6 @@ from redisjobs.model.steps import GetSteps
 from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
-    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
-    with Proxy(host, int(port)) as proxy:
-        yield proxy
 
 
 class Passes(Middleware):

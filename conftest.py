@@ -29,6 +29,7 @@ from flows import bench as bench
 from flows import family as family
 from flows import kind as kind
 from operating import face as face
+from operating import face_type as face_type
 from operating import there as there
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
@@ -384,6 +385,8 @@ def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) ->
         case "postgres":
             server = request.getfixturevalue("postgreses").get(POSTGRES_ENGINES[0])
             yield from postgres_store_of(server.shared(), queue_name)
+        case engine if engine in ENGINES:
+            yield from redis_store_of(request.getfixturevalue("servers").url(engine), queue_name)
         case _:
             yield request.getfixturevalue("redis_store")
 

@@ -22,7 +22,7 @@ from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from results import drain
-from store import MemoryStore, RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually, free_port
 
 import redisjobs.sync
 from redisjobs import Fail, JobQueue, Priority, Retry, Schedule, Scheduler, Snooze, Worker
@@ -97,13 +97,6 @@ def value(samples: Samples, name: str, /, **labels: str) -> float | None:
 
 def shown(registry: CollectorRegistry) -> Samples:
     return parsed(generate_latest(registry).decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def scraped(port: int) -> Samples:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from pages import blocks
-from store import eventually
+from store import eventually, free_port
 
 import redisjobs
 from redisjobs.local import server
@@ -75,12 +74,6 @@ def here(words: list[str], port: int) -> list[str]:
     """A command of compose.yaml, for this machine: on the loopback, on another port."""
     text = "\0".join(words).replace("0.0.0.0", "127.0.0.1").replace("8000", str(port)).replace("8080", "0")
     return text.split("\0")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -9,12 +9,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 from each_setting import store as store
+from flows import saved
 from results import drain
 from store import Store
 
 from redisjobs import JobContext, JobQueue, State, no_retry
 from redisjobs.errors import JobSuspended
-from redisjobs.model.steps import MOST_STEPS, GetSteps, Steps
+from redisjobs.model.steps import MOST_STEPS
 
 pytestmark = pytest.mark.anyio
 
@@ -26,12 +27,6 @@ Run = Callable[..., Any]
 def on_asyncio(setting: str) -> None:
     if not setting.endswith("asyncio"):
         pytest.skip("asyncio's own")
-
-
-async def saved(queue: JobQueue, job_id: str) -> Steps:
-    (steps,) = await queue.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def state_of(queue: JobQueue, job_id: str) -> State | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Generator, Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -28,6 +29,7 @@ from flows import bench as bench
 from flows import family as family
 from flows import kind as kind
 from operating import face as face
+from operating import face_type as face_type
 from operating import there as there
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
@@ -46,7 +48,9 @@ from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.execution import HandlerRuntime
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
+from redisjobs_proof.contract.fixtures import driver as driver
 from redisjobs_proof.contract.fixtures import worker as worker
+from redisjobs_proof.torture.proxy import Proxy
 from redisjobs_proof.torture.topology import Cluster
 
 if TYPE_CHECKING:
@@ -214,6 +218,20 @@ def redis_url(servers: Servers, pytestconfig: pytest.Config) -> str:
     return servers.url(_EVERYDAY if is_everyday else "")
 
 
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[server.Server]:
+    """A server that the tests of one module share, and no others."""
+    with server.start() as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[server.Server]:
+    """A server of this test alone."""
+    with server.start() as running:
+        yield running
+
+
 @pytest.fixture
 def queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
@@ -302,6 +320,14 @@ def redis_store(redis_url: str, queue_name: str) -> Iterator[RedisStore]:
     yield from redis_store_of(redis_url, queue_name)
 
 
+@pytest.fixture
+def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
+    """A network to the server of `redis_store`, of which a test makes a faulty one."""
+    parts = urlsplit(redis_store.url)
+    with Proxy(str(parts.hostname), parts.port or 6379) as proxy:
+        yield proxy
+
+
 @pytest.fixture(params=ENGINES)
 def engine_store(request: pytest.FixtureRequest, servers: Servers, queue_name: str) -> Iterator[RedisStore]:
     """One queue's store on each server at hand: for what is about Redis' own keys."""
@@ -359,6 +385,8 @@ def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) ->
         case "postgres":
             server = request.getfixturevalue("postgreses").get(POSTGRES_ENGINES[0])
             yield from postgres_store_of(server.shared(), queue_name)
+        case engine if engine in ENGINES:
+            yield from redis_store_of(request.getfixturevalue("servers").url(engine), queue_name)
         case _:
             yield request.getfixturevalue("redis_store")
 

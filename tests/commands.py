@@ -1,4 +1,4 @@
-"""Runs commands of redisjobs in a session of their own, and finds the processes that they leave."""
+"""Runs commands of redisjobs: in this process, or in a session of their own, whose processes are found again."""
 
 import json
 import os
@@ -10,11 +10,45 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+import typer.testing
 
 import redisjobs
+from redisjobs import sync
+from redisjobs.cli.app import make
+
+
+def module_of(queue_name: str, more: str = "") -> str:
+    """The source of a module with a queue, for commands. At its URL is no server: they are told another one."""
+    queue = f'queue = JobQueue("redis://127.0.0.1:1/0", name="{queue_name}")\n'
+    return f"from redisjobs import JobQueue, no_retry\n\n{queue}{more}"
+
+
+def cli_result(there: sync.JobQueue, *arguments: str) -> typer.testing.Result:
+    """How a command about a queue ends, which runs in this process."""
+    of = ["--queue", there.name, "--url", there.driver.where]
+    return typer.testing.CliRunner().invoke(make(), [*arguments, *of])
+
+
+def cli(there: sync.JobQueue, *arguments: str) -> str:
+    """What such a command prints; if it fails, this raises its error, whose exit code is `code`."""
+    ended = cli_result(there, *arguments)
+    if ended.exception is not None:
+        raise ended.exception
+    return ended.stdout
+
+
+def line_with(output: IO[str] | None, wanted: str) -> str:
+    """Read an output up to the line that has `wanted`; that line."""
+    assert output is not None
+    return next(line for line in output if wanted in line)
+
+
+def until(process: "subprocess.Popen[str]", wanted: str) -> str:
+    """Read what a process prints up to the line that has `wanted`; that line."""
+    return line_with(process.stdout, wanted)
 
 
 class Commands:

@@ -13,6 +13,7 @@ from step_handlers import AT_ONCE, Bench
 from store import Store
 
 from redisjobs import JobInfo, JobName, JobQueue, no_retry
+from redisjobs.model.steps import GetSteps, Steps
 from redisjobs.model.transitions import PreparedJob
 
 Parent = JobName("Parent", dict[str, Any])
@@ -59,6 +60,13 @@ class Family:
         info = await self.queue.get(job)
         assert info is not None
         return info
+
+
+async def saved(queue: JobQueue, job_id: str) -> Steps:
+    """What a job has saved."""
+    (steps,) = await queue.driver.read(GetSteps([job_id]))
+    assert steps is not None
+    return steps
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Queues without handlers, on either face: what operators look at jobs with."""
+"""Queues of either face, async and sync; without handlers, they are what operators look at jobs with."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +9,8 @@ from store import Store
 
 from redisjobs import sync
 from redisjobs.queue import JobQueue
+
+FACES: dict[str, Any] = {"async": JobQueue, "sync": sync.JobQueue}
 
 
 @pytest.fixture
@@ -21,11 +23,10 @@ def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
             admin.delete(key)
 
 
-@pytest.fixture(params=["async", "sync"])
+@pytest.fixture(params=FACES)
 async def face(request: pytest.FixtureRequest, store: Store) -> AsyncIterator[Any]:
     where: Any = getattr(store, "url", store.driver)
-    make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
-    queue = make(where, store.queue_name)
+    queue = FACES[request.param](where, store.queue_name)
     yield queue
     if where is not store.driver:
         await (queue.aclose() if isinstance(queue, JobQueue) else queue._disconnect())
@@ -34,3 +35,14 @@ async def face(request: pytest.FixtureRequest, store: Store) -> AsyncIterator[An
 async def done(answer: Any) -> Any:
     """What a call of either face answers."""
     return await answer if hasattr(answer, "__await__") else answer
+
+
+async def close(queue: Any) -> None:
+    """Close a queue of either face."""
+    await done(queue.aclose() if isinstance(queue, JobQueue) else queue.close())
+
+
+@pytest.fixture(params=FACES)
+def face_type(request: pytest.FixtureRequest) -> Any:
+    """The queue's class of each face, for tests that open queues themselves."""
+    return FACES[request.param]

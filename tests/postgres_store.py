@@ -1,13 +1,17 @@
-"""A queue's store in Postgres as tests need it; and what is wrong in its tables."""
+"""A queue's store in Postgres as tests need it; and what is wrong in its tables.
+
+A module of tests about Postgres alone imports its fixtures: `from postgres_store import store as store`.
+"""
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
 import orjson
 import psycopg
+import pytest
 from psycopg.types.json import Jsonb
 from store import Clock, text_of
 
@@ -25,6 +29,7 @@ from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import NewJob, Pushed
+from redisjobs_proof.contract.acts import job
 
 T = TypeVar("T")
 
@@ -62,6 +67,10 @@ class PostgresStore:
             " and column_name = 'queue' order by 1"
         )
         return [table for (table,) in found]
+
+    def places(self) -> list[tuple[str, str]]:
+        """Where each job is, by its id."""
+        return self.rows("select id, place from redisjobs.jobs where queue = %s")
 
     def rows(self, query: str, *more: Any) -> list[tuple[Any, ...]]:
         """The rows of a query about the queue, sorted."""
@@ -178,6 +187,44 @@ class Other:
     def close(self) -> None:
         self.transaction.close()
         self._threads.shutdown()
+
+
+def jobs(*ids: str) -> list[NewJob]:
+    return [job(each) for each in ids]
+
+
+async def worker(store: PostgresStore, worker_id: str) -> Consumer:
+    """A worker that has joined; the caller closes it."""
+    consumer = store.consumer(worker_id)
+    await consumer.open()
+    return consumer
+
+
+@pytest.fixture
+async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
+    """One queue's store; its driver is closed at the end."""
+    async with aclosing(postgres_store.driver):
+        yield postgres_store
+
+
+@pytest.fixture
+def standing_clock(postgres_store: PostgresStore) -> None:
+    """The clock of the queue stands still at the begin of an hour."""
+    postgres_store.clock.set_to = 1_795_665_600_000
+
+
+@pytest.fixture
+async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
+    """A worker that has joined, `w1`."""
+    async with aclosing(await worker(store, "w1")) as consumer:
+        yield consumer
+
+
+@pytest.fixture
+async def two(store: PostgresStore) -> AsyncIterator[Consumer]:
+    """Another worker that has joined, `w2`."""
+    async with aclosing(await worker(store, "w2")) as consumer:
+        yield consumer
 
 
 _LIVE = "select from redisjobs.jobs j where j.queue = t.queue and j.place not in ('completed', 'cancelled')"

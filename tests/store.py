@@ -6,6 +6,7 @@ import itertools
 import re
 import secrets
 import shlex
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,13 @@ async def eventually(condition: Callable[[], object], within: float = 5) -> None
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (what other processes and threads do sets no event here)
             await anyio.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def documented_rule(role: str, queue_name: str) -> list[str]:

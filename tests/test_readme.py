@@ -55,12 +55,6 @@ def python(*words: str, folder: Path, **variables: str) -> str:
     return run.stdout
 
 
-@pytest.fixture
-def running() -> Iterator[server.Server]:
-    with server.start() as running:
-        yield running
-
-
 def write_files(page: Page, folder: Path, url: str) -> None:
     """The files of a page, as a reader would save them, with another server."""
     for name, code in page.files.items():
@@ -88,9 +82,9 @@ def test_the_files_of_a_page_are_an_example(page: Page, project: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", of(*_WITH_FILES))
 def test_the_commands_of_a_page_with_files_work_one_after_another_and_print_what_they_say(
-    page: Page, tmp_path: Path, running: server.Server
+    page: Page, tmp_path: Path, own_server: server.Server
 ) -> None:
-    write_files(page, tmp_path, running.url)
+    write_files(page, tmp_path, own_server.url)
     assert page.commands
     printed = ""
 
@@ -102,13 +96,13 @@ def test_the_commands_of_a_page_with_files_work_one_after_another_and_print_what
             case ["python", *rest]:
                 printed += python(*rest, folder=tmp_path)
             case ["redis-cli", *rest]:  # by the real one: test_redis_cli.py
-                with redis.Redis.from_url(running.url) as client:
+                with redis.Redis.from_url(own_server.url) as client:
                     assert client.execute_command(*rest)
             case ["redisjobs", "worker", *_]:
                 once = [] if "--until-idle" in words else ["--until-idle"]
                 printed += python("-m", *words, *once, folder=tmp_path)
             case _:
-                printed += python("-m", *words, folder=tmp_path, REDISJOBS_URL=running.url)
+                printed += python("-m", *words, folder=tmp_path, REDISJOBS_URL=own_server.url)
 
     promised = [line for code in page.files.values() for line in _PRINTS.findall(code)]
     promised += "".join(blocks(page.text, "text")).splitlines()

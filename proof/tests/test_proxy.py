@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from redisjobs.local import server
 from redisjobs.local.server import Server
 from redisjobs_proof.torture.proxy import HOST, Proxy
 
@@ -15,15 +14,9 @@ LIMIT = 10.0  # seconds until something that should happen counts as missing
 MOMENT = 0.05  # seconds in which something that should not happen would have
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[Server]:
-    with server.start() as running:
-        yield running
-
-
 @pytest.fixture
-def proxy(target: Server) -> Iterator[Proxy]:
-    with Proxy(HOST, target.port) as proxy:
+def proxy(module_server: Server) -> Iterator[Proxy]:
+    with Proxy(HOST, module_server.port) as proxy:
         yield proxy
 
 
@@ -91,10 +84,10 @@ def test_an_orderly_end_stays_orderly(proxy: Proxy) -> None:
 
 
 def test_a_cut_before_the_first_byte_loses_the_reply_of_a_request_that_was_executed(
-    proxy: Proxy, target: Server
+    proxy: Proxy, module_server: Server
 ) -> None:
     proxy.cut_after_reply_bytes(0, b"SET")
-    with connect(proxy) as client, connect(target) as direct:
+    with connect(proxy) as client, connect(module_server) as direct:
         ask(client, b"PING\r\n", b"+PONG\r\n")
         client.sendall(b"SET cut done\r\n")
         expect_reset(client)
@@ -169,8 +162,8 @@ def test_dropping_all_resets_every_connection_and_new_ones_work(proxy: Proxy) ->
         ask(client, b"PING\r\n", b"+PONG\r\n")
 
 
-def test_a_black_hole_accepts_and_swallows_both_ways(proxy: Proxy, target: Server) -> None:
-    with connect(proxy) as old, connect(target) as direct:
+def test_a_black_hole_accepts_and_swallows_both_ways(proxy: Proxy, module_server: Server) -> None:
+    with connect(proxy) as old, connect(module_server) as direct:
         ask(old, b"SUBSCRIBE news\r\n", b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")
         proxy.black_hole(True)
         with connect(proxy) as new:
@@ -189,9 +182,11 @@ def test_a_connection_that_lost_nothing_in_a_black_hole_works_after_it(proxy: Pr
         ask(client, b"PING\r\n", b"+PONG\r\n")
 
 
-def test_a_server_learns_only_after_a_black_hole_that_its_client_has_gone(proxy: Proxy, target: Server) -> None:
+def test_a_server_learns_only_after_a_black_hole_that_its_client_has_gone(
+    proxy: Proxy, module_server: Server
+) -> None:
     subscribed = b"*2\r\n$6\r\ndoomed\r\n:%d\r\n"
-    with connect(target) as direct:
+    with connect(module_server) as direct:
         with connect(proxy) as client:
             ask(client, b"SUBSCRIBE doomed\r\n", b"*3\r\n$9\r\nsubscribe\r\n$6\r\ndoomed\r\n:1\r\n")
             proxy.black_hole(True)
@@ -227,10 +222,10 @@ def test_refusing_resets_new_connections_and_leaves_the_old(proxy: Proxy) -> Non
 
 
 def test_what_is_held_arrives_when_it_is_let_go_though_its_client_is_long_gone(
-    proxy: Proxy, target: Server
+    proxy: Proxy, module_server: Server
 ) -> None:
     held = proxy.hold(b"SET held")
-    with connect(proxy) as client, connect(target) as direct:
+    with connect(proxy) as client, connect(module_server) as direct:
         ask(client, b"PING\r\n", b"+PONG\r\n")
         client.sendall(b"SET held yes\r\n")
         expect_reset(client)
@@ -242,7 +237,9 @@ def test_what_is_held_arrives_when_it_is_let_go_though_its_client_is_long_gone(
         ask(direct, b"GET held\r\n", b"$3\r\nyes\r\n")
 
 
-def test_only_the_next_is_held_and_nothing_once_it_is_no_longer_waited_for(proxy: Proxy, target: Server) -> None:
+def test_only_the_next_is_held_and_nothing_once_it_is_no_longer_waited_for(
+    proxy: Proxy, module_server: Server
+) -> None:
     proxy.hold(b"ECHO")
     proxy.hold(b"PING").release()
     with connect(proxy) as first, connect(proxy) as second:
@@ -273,8 +270,8 @@ def test_an_async_test_can_steer_it_from_its_own_loop(proxy: Proxy) -> None:
     assert asyncio.run(main()) == b"+P"
 
 
-def test_leaving_it_ends_its_connections_and_its_thread(target: Server) -> None:
-    with Proxy(HOST, target.port) as proxy:
+def test_leaving_it_ends_its_connections_and_its_thread(module_server: Server) -> None:
+    with Proxy(HOST, module_server.port) as proxy:
         client = connect(proxy)
         ask(client, b"PING\r\n", b"+PONG\r\n")
     with client:

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from faulty_system import system as system
 from store import eventually
 
 from redisjobs.drivers.redis import long_calls, scripts
@@ -23,7 +24,6 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded, recording
 from redisjobs.events.recording import Recording
-from redisjobs.local import server
 from redisjobs.local.server import Server
 from redisjobs.model.changes import Ending
 from redisjobs.model.job import Priority, State
@@ -50,24 +50,6 @@ from redisjobs_proof.torture.nemesis.owners import OwnerFault
 from redisjobs_proof.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs_proof.torture.nemesis.servers import KillListeners, SetClockAhead, SetClockBack
 from redisjobs_proof.torture.nemesis.stops import HoldJobs, ManyLines, PauseName, PauseQueue
-from redisjobs_proof.torture.proxy import HOST, Proxy
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[Server]:
-    with server.start() as running:
-        yield running
-
-
-@pytest.fixture
-def system(target: Server, tmp_path: Path) -> Iterator[System]:
-    """What faults can act on: a server, and a proxy to it; no workers."""
-    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
-    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
-    with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
-        yield system
-    store.remove()
-    store.close()
 
 
 def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add_nothing(system: System) -> None:
@@ -464,8 +446,8 @@ def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:
-    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
+def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(module_server: Server, tmp_path: Path) -> None:
+    store = RedisStore(module_server.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
@@ -490,8 +472,8 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
 
 
 @pytest.mark.slow
-def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp_path: Path) -> None:
-    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
+def test_what_handlers_return_and_push_as_they_end_is_judged(module_server: Server, tmp_path: Path) -> None:
+    store = RedisStore(module_server.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
@@ -539,8 +521,8 @@ def test_only_those_who_listen_lose_their_connections(system: System) -> None:
     assert fault.detail == "1 connections"
 
 
-def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> None:
-    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
+def test_who_waits_for_a_job_that_has_gone_is_left_behind(module_server: Server) -> None:
+    store = RedisStore(module_server.url, f"q-{random.randrange(10**9)}")
     store.run("HSET", f"{store.prefix}waiters", "gone", "a-process")
 
     assert "1 jobs in waiters" in final_state(store).left

@@ -1,6 +1,5 @@
 """What the torture finds of schedules: each slot was fired once, or it says which was not; faults of firing."""
 
-import random
 import subprocess
 import sys
 import time
@@ -11,13 +10,12 @@ from typing import Any
 
 import anyio
 import pytest
+from faulty_system import system as system
 from store import eventually
 
 from redisjobs import JobQueue, Schedule, Scheduler
 from redisjobs.events import Events, ScheduleFired
 from redisjobs.events.recording import Recording
-from redisjobs.local import server
-from redisjobs.local.server import Server
 from redisjobs.model.definition import Accuracy, ms_of, slot_id
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs_proof.torture.checks import lines
@@ -35,7 +33,6 @@ from redisjobs_proof.torture.fleet.store import Letter, through
 from redisjobs_proof.torture.nemesis.fault import Fault, System
 from redisjobs_proof.torture.nemesis.network import CutFire, LateFire
 from redisjobs_proof.torture.nemesis.processes import FreezeInTurn, RollBack
-from redisjobs_proof.torture.proxy import HOST, Proxy
 
 # A run as it might be written down: five slots of a schedule, a second apart, each fired by one of two processes.
 
@@ -310,22 +307,6 @@ def test_what_a_scheduler_tells_is_a_line_for_each_slot(tmp_path: Path) -> None:
 
 
 # Its schedules on a real server, and the faults that are about firing them
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[Server]:
-    with server.start() as running:
-        yield running
-
-
-@pytest.fixture
-def system(target: Server, tmp_path: Path) -> Iterator[System]:
-    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
-    fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
-    with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
-        yield system
-    store.remove()
-    store.close()
 
 
 def scheduling(system: System) -> JobQueue:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import redis
 import typer
+from commands import module_of, until
 from results import worker_in_thread
 from store import RedisStore
 
@@ -199,12 +200,6 @@ def start(folder: Path, redis_url: str, there: object) -> Iterator[Start]:
 def ended(process: "subprocess.Popen[str]", within: float = 40) -> Ended:
     out, err = process.communicate(timeout=within)
     return Ended(process.returncode, out, err)
-
-
-def until(process: "subprocess.Popen[str]", wanted: str) -> str:
-    """Read a process' output up to the line that has `wanted`; that line."""
-    assert process.stdout is not None
-    return next(line for line in process.stdout if wanted in line)
 
 
 def one_line(text: str) -> str:
@@ -570,9 +565,7 @@ def test_a_user_who_may_not_listen_is_told_so_when_waiting(
 ) -> None:
     redis_store.admin.execute_command("ACL", "SETUSER", redis_store.user, "-subscribe")
     Path("shop.py").write_text(
-        "from redisjobs import JobQueue\n"
-        f"queue = JobQueue('redis://127.0.0.1:1/0', name='{redis_store.queue_name}')\n"
-        "@queue.job(keep_result=60)\ndef book() -> int: ..."
+        module_of(redis_store.queue_name, "@queue.job(keep_result=60)\ndef book() -> int: ...")
     )
     monkeypatch.setenv("REDISJOBS_URL", redis_store.url)
     for command in (["push", "shop:queue", "book", "{}", "--wait", "--id", "mine"], ["job", "mine", "--watch"]):
@@ -594,10 +587,7 @@ def test_on_a_terminal_a_bar_shows_how_far_a_job_is_and_leaves_nothing(
     start: Start, there: sync.JobQueue, book: threading.Event, folder: Path, command: str
 ) -> None:
     ours, theirs = os.openpty()
-    (folder / "shop.py").write_text(
-        f"from redisjobs import JobQueue\nqueue = JobQueue('redis://127.0.0.1:1/0', name='{there.name}')\n"
-        "@queue.job(keep_result=60)\ndef book() -> int: ..."
-    )
+    (folder / "shop.py").write_text(module_of(there.name, "@queue.job(keep_result=60)\ndef book() -> int: ..."))
     of = ["job", there.push({}, "book").id, "--queue", there.name, "--watch"]
     runs = start(*(["push", "shop:queue", "book", "{}", "--wait"] if command == "push" else of), stderr=theirs)
     shown = ""

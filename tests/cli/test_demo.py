@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from commands import Commands, commands
+from commands import Commands, commands, until
 
 from redisjobs.events.recording import Recording
 from redisjobs.local.demo import report, results
@@ -41,12 +40,6 @@ def folder(tmp_path: Path) -> Path:
 def demos() -> Iterator[Commands]:
     with commands("demo", "--lease", "1") as running:
         yield running
-
-
-def until(process: "subprocess.Popen[str]", wanted: str) -> str:
-    """Read a demo's output up to the line that has `wanted`; that line."""
-    assert process.stdout is not None
-    return next(line for line in process.stdout if wanted in line)
 
 
 # A whole run

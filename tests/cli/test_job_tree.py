@@ -6,10 +6,9 @@ from typing import Any
 
 import anyio
 import pytest
-import typer.testing
+from commands import cli
 
 from redisjobs import JobContext, JobQueue, no_retry, sync
-from redisjobs.cli.app import make
 from redisjobs.cli.errors import CommandError
 from redisjobs.worker.worker import Worker
 
@@ -55,15 +54,6 @@ class Press:
 @pytest.fixture
 def press(there: sync.JobQueue) -> Press:
     return Press(there)
-
-
-def cli(there: sync.JobQueue, *arguments: str) -> str:
-    """What a command prints; if it fails, this raises its error, whose exit code is `code`."""
-    of = ["--queue", there.name, "--url", there.driver.where]
-    ended = typer.testing.CliRunner().invoke(make(), [*arguments, *of])
-    if ended.exception is not None:
-        raise ended.exception
-    return ended.stdout
 
 
 def document(there: sync.JobQueue, *arguments: str) -> Any:

@@ -29,11 +29,6 @@ queue = redisjobs.JobQueue("redis://127.0.0.1:1/0", name=os.environ["QUEUE"])
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def queue(redis_store: RedisStore) -> AsyncIterator[JobQueue]:
     """A queue with one dead letter, which has a secret, and one ready job."""
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psycopg
 import pytest
 import redis
+from commands import line_with, module_of, until
 from databases import POSTGRES_ENGINES, Postgres
 from store import RedisStore, eventually
 
@@ -20,19 +21,14 @@ from redisjobs import JobName, sync
 pytestmark = pytest.mark.slow
 
 Add = JobName("Add", dict[str, Any])
-APP = """
-from redisjobs import JobQueue
-
-queue = JobQueue("redis://127.0.0.1:1/0", "{name}")
-inside = JobQueue("memory://")
-"""
+INSIDE = 'inside = JobQueue("memory://")\n'
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def start(tmp_path: Path, redis_store: RedisStore) -> Iterator[Start]:
     """Start a command in a folder with an app, whose queue is `redis_store`'s; what still runs is ended."""
-    (tmp_path / "app.py").write_text(APP.format(name=redis_store.queue_name))
+    (tmp_path / "app.py").write_text(module_of(redis_store.queue_name, INSIDE))
     started = list["subprocess.Popen[str]"]()
     env = {name: value for name, value in os.environ.items() if not name.startswith("REDIS")}
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "REDISJOBS_URL": redis_store.url}
@@ -52,11 +48,6 @@ def start(tmp_path: Path, redis_store: RedisStore) -> Iterator[Start]:
 def said(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
-
-
-def line_with(output: IO[str] | None, text: str) -> str:
-    assert output is not None
-    return next(line for line in output if text in line)
 
 
 def write(url: str, name: str, count: int) -> None:
@@ -129,8 +120,8 @@ def test_dev_runs_a_postgres_too(start: Start, tmp_path: Path, kept: bool) -> No
     for path in (tmp_path, *tmp_path.parents[:-2]):  # as root, the server is another user's
         path.chmod(path.stat().st_mode | 0o111)
     dev = start("dev", "--postgres", *(["--dir", "data"] if kept else []))
-    url = line_with(dev.stdout, "export REDISJOBS_URL=").strip().partition("=")[2]
-    database = line_with(dev.stdout, "export REDISJOBS_DATABASE=").strip().partition("=")[2]
+    url = until(dev, "export REDISJOBS_URL=").strip().partition("=")[2]
+    database = until(dev, "export REDISJOBS_DATABASE=").strip().partition("=")[2]
     with redis.Redis.from_url(url) as client, psycopg.connect(database) as connection:
         assert client.ping()
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -146,7 +137,7 @@ def test_dev_runs_a_postgres_too(start: Start, tmp_path: Path, kept: bool) -> No
 @pytest.mark.skipif(not POSTGRES_ENGINES or POSTGRES_ENGINES == ["PG_URL"], reason="needs a PostgreSQL program")
 def test_dev_ends_when_its_postgres_does(start: Start) -> None:
     dev = start("dev", "--postgres")
-    found = re.search(r"process (\d+)", line_with(dev.stdout, "PostgreSQL"))
+    found = re.search(r"process (\d+)", until(dev, "PostgreSQL"))
     assert found is not None
 
     os.kill(int(found[1]), signal.SIGKILL)

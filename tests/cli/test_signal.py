@@ -5,10 +5,9 @@ import re
 
 import anyio
 import pytest
-import typer.testing
+from commands import cli
 
 from redisjobs import JobContext, JobQueue, State, no_retry, sync
-from redisjobs.cli.app import make
 from redisjobs.cli.errors import CommandError
 from redisjobs.model.transitions import Reply
 from redisjobs.worker.worker import Worker
@@ -52,15 +51,6 @@ class Shop:
 @pytest.fixture
 def shop(there: sync.JobQueue) -> Shop:
     return Shop(there)
-
-
-def cli(there: sync.JobQueue, *arguments: str) -> str:
-    """What a command prints; if it fails, this raises its error, whose exit code is `code`."""
-    of = ["--queue", there.name, "--url", there.driver.where]
-    ended = typer.testing.CliRunner().invoke(make(), [*arguments, *of])
-    if ended.exception is not None:
-        raise ended.exception
-    return ended.stdout
 
 
 def test_a_signal_is_taken_by_a_job_that_waits_for_it(there: sync.JobQueue, shop: Shop) -> None:
@@ -138,11 +128,7 @@ def test_jobs_lists_and_stats_and_queues_count_suspended_jobs(there: sync.JobQue
     listed = cli(there, "jobs", "--state", "suspended")
     assert re.search(rf"{job_id} .* signal approved ", listed)
     assert re.search(r"(?m)^ *suspended +1 *$", cli(there, "stats"))
-    (document,) = json.loads(
-        typer.testing.CliRunner()
-        .invoke(make(), ["queues", "--queue", there.name, "--url", there.driver.where, "--json"])
-        .stdout
-    )
+    (document,) = json.loads(cli(there, "queues", "--json"))
     assert document["suspended"] == 1
 
 

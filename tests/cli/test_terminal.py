@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from commands import module_of
 
 import redisjobs
 from redisjobs import JobInfo, Priority, State, sync
@@ -23,11 +24,7 @@ from redisjobs.cli.target import where
 
 HOSTILE = "a\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\x9b"
 SHOWN = "a\\n2026-01-01T00:00:00.000Z ERROR forged\\x1b[2J\\u202e\\x9b"
-MODULE = """
-from redisjobs import JobQueue, no_retry
-
-queue = JobQueue("redis://127.0.0.1:1/0", name="{queue}")
-
+WORK = """
 @queue.job(retry=no_retry())
 def work(text: str = "") -> None:
     if text:
@@ -39,7 +36,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def folder(tmp_path: Path, queue_name: str) -> Path:
-    (tmp_path / "shop.py").write_text(MODULE.format(queue=queue_name))
+    (tmp_path / "shop.py").write_text(module_of(queue_name, WORK))
     return tmp_path
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from operating import done
 from store import MemoryStore, RedisStore, Store
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from postgres_store import PostgresStore
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 class Press:

@@ -1,14 +1,14 @@
 """A dead letter is requeued with other parameters: by the type of its handler, or as JSON where there is none."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
+from operating import FACES, done
 from store import RedisStore, Store
 
-from redisjobs import DriverError, EncodeError, JobQueue, UniqueConflict, Worker, sync
+from redisjobs import DriverError, EncodeError, JobQueue, UniqueConflict, Worker
 from redisjobs.model.changes import Requeue
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import State
@@ -27,23 +27,11 @@ class Mail:
     copies: int = 1
 
 
-async def done(answer: Any) -> Any:
-    """What a call of either face answers."""
-    return await answer if hasattr(answer, "__await__") else answer
-
-
-@pytest.fixture
-async def driver(store: Store) -> AsyncIterator[Driver]:
-    async with aclosing(store.driver) as open_driver:
-        yield open_driver
-
-
-@pytest.fixture(params=["async", "sync"])
+@pytest.fixture(params=FACES)
 async def queue(request: pytest.FixtureRequest, store: Store, driver: Driver) -> AsyncIterator[Any]:
     """A queue of either face on the store, with a handler for mails."""
     where: Any = store.url if isinstance(store, RedisStore) else driver
-    make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
-    queue = make(where, store.queue_name, max_parameters=1000)
+    queue = FACES[request.param](where, store.queue_name, max_parameters=1000)
     queue.register(Mail)(print)
     yield queue
     await (queue.aclose() if isinstance(queue, AsyncQueue) else queue._disconnect())

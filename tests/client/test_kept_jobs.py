@@ -1,7 +1,6 @@
 """Jobs that have ended, where the queue keeps them: they are looked at, had again, and thrown away."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
@@ -20,12 +19,6 @@ from redisjobs_proof.contract.acts import rows_of
 pytestmark = pytest.mark.anyio
 
 ALL = Retention(completed=Keep(), cancelled=Keep())
-
-
-@pytest.fixture
-async def driver(store: Store) -> AsyncIterator[Driver]:
-    async with aclosing(store.driver) as open_driver:
-        yield open_driver
 
 
 @pytest.fixture

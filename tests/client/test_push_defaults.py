@@ -1,16 +1,15 @@
 """What a push means that is nearly right, and what a handler says for all pushes of its jobs."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 import anyio
 import pytest
+from operating import FACES, done
 from pydantic import BaseModel
 
-import redisjobs.sync
-from redisjobs import EncodeError, JobName, JobQueue, Priority
+from redisjobs import EncodeError, JobName, Priority
 from redisjobs.errors import RegistrationError, UnknownJob
 
 pytestmark = pytest.mark.anyio
@@ -31,16 +30,9 @@ class Loose(TypedDict):
     order: int
 
 
-FACES: dict[str, Any] = {"async": JobQueue, "sync": redisjobs.sync.JobQueue}
-
-
 @pytest.fixture(params=FACES)
 def queue(request: pytest.FixtureRequest) -> Any:
     return FACES[request.param]("memory://", "shop")
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 # Nearly right

@@ -45,9 +45,9 @@ class Add:
 class Bench:
     """A queue behind a faulty network, of either face, and what really is on the server."""
 
-    def __init__(self, face: str, running: server.Server, proxy: Proxy, name: str) -> None:
-        self.proxy, self.server, self.name = proxy, running, name
-        self.admin = redis.Redis.from_url(running.url)
+    def __init__(self, face: str, there: server.Server, proxy: Proxy, name: str) -> None:
+        self.proxy, self.server, self.name = proxy, there, name
+        self.admin = redis.Redis.from_url(there.url)
         self.face: Any = redisjobs.sync.JobQueue if face == "sync" else JobQueue
 
     def queue(self, **options: Any) -> Any:
@@ -73,16 +73,10 @@ class Bench:
         return int(self.admin.hget(f"redisjobs:{{{self.name}}}:stats", "pushed") or 0)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[server.Server]:
-    with server.start() as running:
-        yield running
-
-
 @pytest.fixture(params=["async", "sync"])
-def bench(request: pytest.FixtureRequest, running: server.Server, queue_name: str) -> Iterator[Bench]:
-    with Proxy(HOST, running.port) as proxy:
-        bench = Bench(request.param, running, proxy, queue_name)
+def bench(request: pytest.FixtureRequest, module_server: server.Server, queue_name: str) -> Iterator[Bench]:
+    with Proxy(HOST, module_server.port) as proxy:
+        bench = Bench(request.param, module_server, proxy, queue_name)
         yield bench
         bench.admin.close()
 
@@ -612,8 +606,10 @@ async def test_with_no_server_at_all_the_error_says_so() -> None:
         assert "is not on the queue" in str(caught.value)
 
 
-async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_call(running: server.Server) -> None:
-    with Proxy(HOST, running.port) as proxy:
+async def test_a_push_that_was_cancelled_leaves_no_reply_behind_for_the_next_call(
+    module_server: server.Server,
+) -> None:
+    with Proxy(HOST, module_server.port) as proxy:
         async with JobQueue(proxy.url, "cancelled") as queue:
             await queue.push(Add(1), job_id="a")
             proxy.delay(0.1)
@@ -644,11 +640,11 @@ async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(benc
 
 
 async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_no_one_connects_again(
-    running: server.Server, queue_name: str
+    module_server: server.Server, queue_name: str
 ) -> None:
-    admin = redis.Redis.from_url(running.url)
+    admin = redis.Redis.from_url(module_server.url)
     admin.rpush(f"redisjobs:{{{queue_name}}}:unique:broken", "junk")
-    async with JobQueue(running.url, queue_name) as queue:
+    async with JobQueue(module_server.url, queue_name) as queue:
         await queue.push(Add(0))
         before = admin.info("stats")["total_connections_received"]
         answers: list[str | Exception] = []

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import inspect
 import json
 import shutil
 import subprocess
@@ -19,8 +18,10 @@ from typing import Any, ClassVar, TypedDict
 import pytest
 import redis
 import redis.asyncio
+from memory_and_redis import store as store
+from operating import FACES, close, done
 from pydantic import BaseModel
-from store import MemoryStore, RedisStore, Store, happened
+from store import RedisStore, Store, happened
 
 import redisjobs
 import redisjobs.sync
@@ -57,17 +58,6 @@ class Loose(TypedDict):
     a: int
 
 
-FACES: dict[str, Any] = {"async": JobQueue, "sync": redisjobs.sync.JobQueue}
-
-
-@pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest, queue_name: str) -> Store:
-    if request.param == "memory":
-        return MemoryStore(queue_name)
-    redis_store: RedisStore = request.getfixturevalue("redis_store")
-    return redis_store
-
-
 def where(store: Store) -> Any:
     return store.url if isinstance(store, RedisStore) else store.driver
 
@@ -78,15 +68,6 @@ async def queue(request: pytest.FixtureRequest, store: Store) -> Any:
     queue = FACES[request.param](where(store), store.queue_name)
     yield queue
     await close(queue)
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
-
-
-async def close(queue: Any) -> None:
-    """Close a queue of either face."""
-    await done(queue.aclose() if isinstance(queue, JobQueue) else queue.close())
 
 
 async def claim(store: Store, count: int = 10) -> list[Lease]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +13,12 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from each_setting import store as store
 from pydantic import BaseModel
 from results import drain, listening, result, waited_for
-from store import MemoryStore, RedisStore, Store, eventually
+from store import RedisStore, Store, eventually
 
-from conftest import ENGINES, Servers, redis_store_of
+from conftest import ENGINES
 from redisjobs import (
     DriverError,
     Fail,
@@ -74,20 +75,6 @@ class Wait(TypedDict):
 @pytest.fixture(params=["memory trio", *(f"{engine} asyncio" for engine in ENGINES)])
 def setting(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, servers: Servers) -> Iterator[Store]:
-    engine = setting.split()[0]
-    if engine == "memory":
-        yield MemoryStore(queue_name)
-    else:
-        yield from redis_store_of(servers.url(engine), queue_name)
 
 
 def another(store: Store) -> JobQueue:

@@ -23,11 +23,6 @@ from redisjobs.sync import JobQueue
 
 
 @pytest.fixture
-def store(driver_store: Store) -> Store:
-    return driver_store
-
-
-@pytest.fixture
 def queue(store: Store) -> Iterator[JobQueue]:
     forget_waiting_threads()
     where = store.url if isinstance(store, RedisStore) else store.driver

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from each_setting import store as store
 from operating import done
 from store import Store
 
@@ -19,11 +20,6 @@ from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Standing
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 class Shop:

@@ -1,7 +1,6 @@
 """Streams over a network that breaks, and chunks that were changed in Redis."""
 
 import random
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import anyio
@@ -15,12 +14,6 @@ from redisjobs_proof.torture.proxy import HOST, Proxy
 pytestmark = pytest.mark.anyio
 
 MANY, READERS = 10_000, 100
-
-
-@pytest.fixture
-def proxied(redis_store: RedisStore) -> Iterator[Proxy]:
-    with Proxy(HOST, int(redis_store.url.rpartition(":")[2].partition("/")[0])) as proxy:
-        yield proxy
 
 
 def far(store: RedisStore, proxy: Proxy) -> str:
@@ -48,9 +41,9 @@ async def read(queue: JobQueue, job_id: str, seen: list[int], chance: random.Ran
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_ten_thousand_chunks_to_a_hundred_readers_over_a_network_that_breaks_are_neither_lost_nor_doubled(
-    redis_store: RedisStore, proxied: Proxy
+    redis_store: RedisStore, proxy: Proxy
 ) -> None:
-    url, chance = far(redis_store, proxied), random.Random(29)
+    url, chance = far(redis_store, proxy), random.Random(29)
     seen, cuts = [list[int]() for _ in range(READERS)], 0
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         queues = [await stack.enter_async_context(JobQueue(url, redis_store.queue_name)) for _ in range(4)]
@@ -66,9 +59,9 @@ async def test_ten_thousand_chunks_to_a_hundred_readers_over_a_network_that_brea
             nonlocal cuts
             while True:
                 await anyio.sleep(0.15)
-                proxied.cut_after_reply_bytes(chance.randint(0, 2000), b"EVALSHA")
+                proxy.cut_after_reply_bytes(chance.randint(0, 2000), b"EVALSHA")
                 await anyio.sleep(0.15)
-                cuts += proxied.drop_all()
+                cuts += proxy.drop_all()
 
         handle = await work.push()
         tasks.start_soon(Worker(queues[0]).run)

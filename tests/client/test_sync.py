@@ -16,7 +16,8 @@ from typing import ClassVar
 
 import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, happened
+from memory_and_redis import store as store
+from store import RedisStore, Store, happened
 
 from redisjobs import JobContext, Priority, State, Worker
 from redisjobs.client.waiting_thread import WaitingThread
@@ -31,14 +32,6 @@ THREADS, EACH = 24, 25  # more threads than the 16 connections that a process ke
 class Add:
     job_name: ClassVar[str] = "Add"
     a: int
-
-
-@pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest, queue_name: str) -> Store:
-    if request.param == "memory":
-        return MemoryStore(queue_name)
-    redis_store: RedisStore = request.getfixturevalue("redis_store")
-    return redis_store
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Meeting a server: those too old, those that evict, those that refuse, and what their errors mean."""
 
 import importlib.metadata
-import inspect
 import socketserver
 import threading
 import time
@@ -14,6 +13,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from operating import close, done
 from store import RedisStore
 
 import redisjobs.sync
@@ -89,22 +89,6 @@ def pretending(**replies: bytes) -> Iterator[Pretender]:
             thread.join()
 
 
-FACES: dict[str, Any] = {"async": JobQueue, "sync": redisjobs.sync.JobQueue}
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Any:
-    return FACES[request.param]
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
-
-
-async def close(queue: Any) -> None:
-    await done(queue.aclose() if isinstance(queue, JobQueue) else queue.close())
-
-
 @contextmanager
 def at_once() -> Iterator[None]:
     """Not retried until a deadline."""
@@ -140,10 +124,10 @@ def test_a_url_whose_database_is_no_number_is_refused_without_its_password(queue
 )
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_server_too_old_is_refused_whatever_is_asked_of_it_first(
-    face: Any, call: str, name: str, version: str
+    face_type: Any, call: str, name: str, version: str
 ) -> None:
     with pretending(HELLO=hello(name, version)) as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
         with pytest.raises(ServerTooOld, match=f"the server is {name} {version}; {NEEDED}"), at_once():
             await done(CALLS[call](queue))
         await close(queue)
@@ -156,10 +140,10 @@ async def test_a_worker_refuses_a_server_too_old() -> None:
         await Worker(JobQueue(pretender.url)).run()
 
 
-async def test_a_server_too_old_to_know_hello_is_refused_too(face: Any) -> None:
+async def test_a_server_too_old_to_know_hello_is_refused_too(face_type: Any) -> None:
     error = b"-ERR unknown command `HELLO`, with args beginning with: \r\n"
     with pretending(HELLO=error) as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
         with pytest.raises(
             ServerTooOld, match=f"the server does not know HELLO, so it is older than 6.0; {NEEDED}"
         ):
@@ -178,11 +162,11 @@ async def test_a_server_too_old_to_know_hello_is_refused_too(face: Any) -> None:
     ],
 )
 async def test_a_server_new_enough_is_asked_for_its_version_once_a_connection(
-    face: Any, name: str, version: str
+    face_type: Any, name: str, version: str
 ) -> None:
     replies = {"HELLO": hello(name, version), "EVALSHA": b"*2\r\n:1\r\n$2\r\nOK\r\n"}
     with pretending(**replies) as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
         for connections in (1, 2):
             assert await done(queue.push(Add(1), job_id="mine"))
             assert await done(queue.push(Add(1), job_id="mine"))
@@ -190,10 +174,10 @@ async def test_a_server_new_enough_is_asked_for_its_version_once_a_connection(
             assert pretender.asked.count("HELLO") == connections
 
 
-async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) -> None:
+async def test_after_a_server_was_refused_the_next_call_asks_again(face_type: Any) -> None:
     replies = {"HELLO": hello("redis", "6.2.14"), "EVALSHA": b"*2\r\n:1\r\n$2\r\nOK\r\n"}
     with pretending(**replies) as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
         with pytest.raises(ServerTooOld):
             await done(queue.push(Add(1)))
         pretender.replies["HELLO"] = hello("redis", "7.2.0")  # it was upgraded
@@ -202,12 +186,12 @@ async def test_after_a_server_was_refused_the_next_call_asks_again(face: Any) ->
 
 
 async def test_neither_a_queue_nor_a_connection_looks_into_installed_metadata(
-    face: Any, monkeypatch: pytest.MonkeyPatch
+    face_type: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = list[str]()
     monkeypatch.setattr(importlib.metadata, "version", looked.append)
     with pretending(EVALSHA=b"*2\r\n:1\r\n$2\r\nOK\r\n") as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
         assert await done(queue.push(Add(1), job_id="mine"))
         await close(queue)
         assert pretender.asked.count("CLIENT") == 2  # it says its name, and its version as it was looked up before
@@ -260,9 +244,9 @@ async def test_an_error_says_whether_trying_again_may_help(
         await done(asking.aclose() if driver is RedisDriver else asking.close())
 
 
-async def test_a_push_is_repeated_until_the_server_has_loaded(face: Any) -> None:
+async def test_a_push_is_repeated_until_the_server_has_loaded(face_type: Any) -> None:
     with pretending(EVALSHA=b"-LOADING Redis is loading the dataset in memory\r\n") as pretender:
-        queue = face(pretender.url)
+        queue = face_type(pretender.url)
 
         over = threading.Event()  # a push that failed is a failure of this test, and no thread that goes on
 
@@ -274,7 +258,7 @@ async def test_a_push_is_repeated_until_the_server_has_loaded(face: Any) -> None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, load)
             try:
-                if face is JobQueue:
+                if face_type is JobQueue:
                     assert (await queue.push(Add(1), job_id="mine")).added
                 else:
                     assert await anyio.to_thread.run_sync(lambda: queue.push(Add(1), job_id="mine"))
@@ -295,9 +279,9 @@ def locked() -> Iterator[server.Server]:
 
 @pytest.mark.parametrize("credentials", ["", ":wrong@", "unknown:secret@"])
 async def test_credentials_that_are_refused_are_an_error_at_once(
-    face: Any, locked: server.Server, credentials: str
+    face_type: Any, locked: server.Server, credentials: str
 ) -> None:
-    queue = face(locked.url.replace("//", f"//{credentials}"))
+    queue = face_type(locked.url.replace("//", f"//{credentials}"))
     with pytest.raises(DriverError, match="the server refused the credentials") as caught, at_once():
         await done(queue.push(Add(1)))
     assert type(caught.value) is DriverError
@@ -305,16 +289,16 @@ async def test_credentials_that_are_refused_are_an_error_at_once(
     await close(queue)
 
 
-async def test_credentials_in_the_url_let_in(face: Any, locked: server.Server) -> None:
-    queue = face(locked.url.replace("//", "//:secret@"))
+async def test_credentials_in_the_url_let_in(face_type: Any, locked: server.Server) -> None:
+    queue = face_type(locked.url.replace("//", "//:secret@"))
     job_id = await done(queue.push(Add(1)))
     assert (await done(queue.get(job_id))).name == "Add"
     await close(queue)
 
 
-async def test_an_acl_that_forbids_pushing_is_an_error_at_once(face: Any, redis_store: RedisStore) -> None:
+async def test_an_acl_that_forbids_pushing_is_an_error_at_once(face_type: Any, redis_store: RedisStore) -> None:
     redis_store.admin.execute_command("ACL", "SETUSER", f"user-{redis_store.queue_name}", "-evalsha")
-    queue = face(redis_store.url, redis_store.queue_name)
+    queue = face_type(redis_store.url, redis_store.queue_name)
     with pytest.raises(Forbidden, match="the server's ACL forbids what this role needs"), at_once():
         await done(queue.push(Add(1)))
     await close(queue)

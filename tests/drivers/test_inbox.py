@@ -19,11 +19,6 @@ pytestmark = pytest.mark.anyio
 WORK = {"name": "Work", "parameters": '{"number": 1}'}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def put(store: RedisStore, fields: Any = WORK, entry: str = "*") -> str:
     made: bytes = store.admin.xadd(f"{store.prefix}inbox", fields, id=entry)
     return made.decode()

@@ -85,25 +85,19 @@ class Network:
         )
 
 
-@pytest.fixture
-def proxied(redis_store: RedisStore) -> Iterator[Proxy]:
-    with Proxy(HOST, int(redis_store.url.rpartition(":")[2].partition("/")[0])) as proxy:
-        yield proxy
-
-
 async def test_a_handler_that_ends_while_cut_off_settles_nothing_later(
-    proxied: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+    proxy: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with anyio.create_task_group() as tasks:
-        network = Network(proxied, redis_store, tasks)
+        network = Network(proxy, redis_store, tasks)
         job_id = await network.cut()
 
         network.cut_off.may_end.set()  # its settlement goes nowhere
         network.other.may_end.set()
         await eventually(lambda: redis_store.located() == {})
-        proxied.black_hole(False)
-        proxied.drop_all()
+        proxy.black_hole(False)
+        proxy.drop_all()
         await eventually(lambda: network.says(caplog, job_id))
         counts = await network.other.queue.control.counts()
         await network.end()
@@ -114,16 +108,16 @@ async def test_a_handler_that_ends_while_cut_off_settles_nothing_later(
 
 
 async def test_a_settlement_sent_while_the_other_still_runs_the_job_takes_nothing_from_it(
-    proxied: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+    proxy: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with anyio.create_task_group() as tasks:
-        network = Network(proxied, redis_store, tasks)
+        network = Network(proxy, redis_store, tasks)
         job_id = await network.cut()
 
         network.cut_off.may_end.set()
-        proxied.black_hole(False)
-        proxied.drop_all()
+        proxy.black_hole(False)
+        proxy.drop_all()
         await eventually(lambda: network.says(caplog, job_id))
         ((_, holder, deliveries),) = redis_store.pending()
         network.other.may_end.set()
@@ -136,14 +130,14 @@ async def test_a_settlement_sent_while_the_other_still_runs_the_job_takes_nothin
 
 
 async def test_a_handler_that_still_runs_when_its_worker_is_back_is_cancelled_and_the_loss_is_logged(
-    proxied: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+    proxy: Proxy, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        network = Network(proxied, redis_store, tasks)
+        network = Network(proxy, redis_store, tasks)
         job_id = await network.cut()
 
-        proxied.black_hole(False)
-        proxied.drop_all()
+        proxy.black_hole(False)
+        proxy.drop_all()
         await eventually(lambda: network.cut_off.came_to)
         network.other.may_end.set()
         await eventually(lambda: redis_store.located() == {})

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from databases import Owned
 from postgres_store import PostgresStore
+from postgres_store import store as store
 
 from redisjobs import JobName, JobQueue, Unavailable, Worker
 from redisjobs.drivers import connect
@@ -25,12 +26,6 @@ from redisjobs_proof.contract.limit_acts import claim, limit, limited
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Add = JobName("Add", dict[str, int])
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 # Readers

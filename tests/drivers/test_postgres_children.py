@@ -1,14 +1,14 @@
 """Children in Postgres: transactions that end those of one group at once, and the order of their locks."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from store import eventually
-from test_postgres_locks import other, store, worker
 
 from redisjobs.model.changes import Cancel, ChangeMany, Requeue
 from redisjobs.model.driver import Consumer
@@ -26,17 +26,10 @@ from redisjobs_proof.contract.awaiting_children import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-__all__ = ["other", "store"]
 
 OTHER_TOKEN = "f" * 24
 
 Act = Callable[[PostgresStore, Consumer, Sequence[Lease]], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    async with aclosing(await worker(store, "w1")) as consumer:
-        yield consumer
 
 
 async def parent(store: PostgresStore, one: Consumer, total: int) -> None:

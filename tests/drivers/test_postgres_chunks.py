@@ -2,8 +2,9 @@
 
 import pytest
 from postgres_store import PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from store import Store
-from test_postgres_ends import one, store
 
 from redisjobs.model.changes import Tidy
 from redisjobs.model.chunks import GetChunks
@@ -14,7 +15,6 @@ from redisjobs_proof.contract.awaiting import HOUR
 from redisjobs_proof.contract.streaming import byte_chunks, emitted, number_chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-__all__ = ["one", "store"]
 
 
 async def there(store: Store, *job_ids: str) -> list[bool]:

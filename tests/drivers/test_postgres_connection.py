@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from postgres_store import PostgresStore
+from postgres_store import PostgresStore, jobs
 from store import eventually
 
 from redisjobs import JobQueue, Unavailable
@@ -32,10 +32,6 @@ from redisjobs.model.transitions import NewJob, Reply
 from redisjobs_proof.torture.proxy import HOST, Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-def jobs(*ids: str) -> list[NewJob]:
-    return [NewJob(each, ["name", "Work", "parameters", "{}"]) for each in ids]
 
 
 @contextmanager

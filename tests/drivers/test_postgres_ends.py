@@ -1,13 +1,14 @@
 """Jobs in Postgres end, are changed and tidied beside other transactions, which the contract knows nothing of."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 
 import anyio
 import anyio.lowlevel
 import psycopg
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from psycopg.types.json import Jsonb
 from store import eventually
 
@@ -25,20 +26,6 @@ from redisjobs_proof.contract.awaiting import told, until_told
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 HOUR = 3_600_000
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w")
-    await consumer.open()
-    yield consumer
-    await consumer.aclose()
 
 
 async def tidy(store: PostgresStore) -> Sequence[Tidied]:
@@ -290,6 +277,6 @@ async def test_the_beats_of_a_worker_that_the_queue_does_not_know_are_forgotten(
     await tidy(store)
     await one.reclaim()
 
-    assert store.rows("select id from redisjobs.beats where queue = %s") == [("w",)]
+    assert store.rows("select id from redisjobs.beats where queue = %s") == [("w1",)]
     assert store.rows("select id from redisjobs.fenced where queue = %s") == []
     await lost.aclose()

@@ -1,12 +1,13 @@
 """A frozen client or session keeps no others from working."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
-from postgres_store import Other, PostgresStore
+from postgres_store import Other, PostgresStore, worker
+from postgres_store import store as store
 from psycopg import pq
 from store import eventually
 
@@ -14,19 +15,12 @@ from redisjobs.drivers.postgres import functions, working
 from redisjobs.drivers.postgres.calls import Call, change_call
 from redisjobs.drivers.postgres.wire import packed
 from redisjobs.model.changes import Pause, RequeueAll, SetLimit, Tidy
-from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Ack, Turn
 from redisjobs_proof.contract.acts import FAILED, claim, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 HUGE = 16_000_000  # bytes: more than the buffers of any socket
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 class Frozen:
@@ -78,18 +72,6 @@ class Frozen:
 def frozen(store: PostgresStore) -> Iterator[Frozen]:
     with closing(Frozen(store)) as frozen:
         yield frozen
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
-
-
-async def worker(store: PostgresStore, worker_id: str) -> Consumer:
-    consumer = store.driver.consumer(worker_id, lease=15, max_deliveries=3)
-    await consumer.open()
-    return consumer
 
 
 def grow(store: PostgresStore, job_id: str) -> None:

@@ -1,13 +1,14 @@
 """Unique keys in Postgres: one job gets a key, and no transaction that stays open stops a worker."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from store import eventually
 from test_postgres_ends import tidy
 
@@ -39,20 +40,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 OK, REPEATED = Pushed(Reply.OK), Pushed(Reply.REPEATED)
 ROWS = "select key, id from redisjobs.uniques where queue = %s"
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w")
-    await consumer.open()
-    yield consumer
-    await consumer.aclose()
 
 
 async def at_the_end_of(other: Other, act: Any, *, commits: bool = True) -> Any:
@@ -96,7 +83,7 @@ async def test_of_two_jobs_with_one_key_that_are_pushed_at_once_one_is_added(
         assert other.push(job("a", unique="key")) == [OK]
     else:
         ack = [(other_parent, Ack(pushes=[job("a", unique="key")]))]
-        done = other.run(exchange(Floors(), "w", None, ack, None, 3, idle=False, now=0))
+        done = other.run(exchange(Floors(), "w1", None, ack, None, 3, idle=False, now=0))
         assert done.added == {0: [True]}
 
     pushing = [(parent, Ack(pushes=[job("b", unique="key")]))]

@@ -174,21 +174,6 @@ async def test_no_more_jobs_run_than_may_where_many_workers_claim_at_the_same_ti
     assert max(numbers) <= 3
 
 
-async def test_lines_and_running_jobs_are_listed_in_steps(postgres_store: PostgresStore) -> None:
-    driver = postgres_store.driver
-    async with aclosing(driver), aclosing(driver.consumer("w1", lease=1e6, max_deliveries=3)) as one:
-        await one.open()
-        await limit(driver, "max_concurrency=1")
-        await push(driver, *(limited(f"{way}{number}", f"k {number}") for way in "ab" for number in range(700)))
-        while len((await all_limits(driver)).lines) < 700:
-            await claim(one)
-
-        told = await all_limits(driver)
-
-    assert sorted(told.lines) == sorted((f"Limited k {number}", 1, None) for number in range(700))
-    assert told.running == sorted((f"Limited k {number}", "w1", f"a{number}") for number in range(700))
-
-
 async def test_a_removed_limit_is_forgotten_once_its_line_and_its_jobs_have_ended(
     postgres_store: PostgresStore,
 ) -> None:

@@ -1,12 +1,12 @@
 """Calls in Postgres lock what they change in one order, so that no two of them wait for each other."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import pytest
-from postgres_store import Other, PostgresStore
+from postgres_store import Other, PostgresStore, worker
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.model.changes import Cancel, ChangeMany, Delete, DeleteAll, RequeueAll
@@ -17,24 +17,6 @@ from redisjobs_proof.contract.acts import FAILED, LATER, beat, claim, push, sett
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Act = Callable[[PostgresStore, Consumer, Consumer, Sequence[Lease]], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
-
-
-async def worker(store: PostgresStore, worker_id: str) -> Consumer:
-    consumer = store.consumer(worker_id)
-    await consumer.open()
-    return consumer
 
 
 def settling(*settlements: Settlement) -> Act:

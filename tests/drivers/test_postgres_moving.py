@@ -1,11 +1,11 @@
 """Jobs are taken out of a queue in Postgres, while other transactions change them."""
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing, closing
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.model.changes import Cancel, ChangeMany
@@ -15,12 +15,6 @@ from redisjobs.model.transitions import Release, Reply
 from redisjobs_proof.contract.acts import another, claim_one, found, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 async def test_refused_jobs_are_noted_one_by_one(store: PostgresStore) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from postgres_store import PostgresStore
+from postgres_store import PostgresStore, jobs
 from store import eventually
 
 from redisjobs import JobName, JobQueue, Unavailable, sync
@@ -23,17 +23,13 @@ from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, Pending, channel_of, notices_in
 from redisjobs.drivers.postgres.within import transaction_of
-from redisjobs.model.changes import GetStatus, Pause, Resume
+from redisjobs.model.changes import Pause, Resume
 from redisjobs.model.driver import Notification
-from redisjobs.model.transitions import Ack, After, NewJob
+from redisjobs.model.transitions import After, NewJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Add = JobName("Add", dict[str, int])
-
-
-def jobs(*ids: str) -> list[NewJob]:
-    return [NewJob(each, ["name", "Work", "parameters", "{}"]) for each in ids]
 
 
 @pytest.fixture
@@ -276,24 +272,6 @@ async def test_whatever_others_write_to_the_channel_hurts_no_one(
         await eventually(lambda: "paused" in heard.kinds)
 
     assert heard.all[1:] == [Notification("x", "y\tz"), Notification("paused", "")]
-
-
-async def test_a_process_hears_only_what_concerns_its_jobs(driver: PostgresDriver) -> None:
-    await driver.push(jobs("a", "b"), repeated=False)
-    await driver.change(GetStatus(["a"], "p1"))
-    consumer = driver.consumer("w", lease=15, max_deliveries=3)
-    await consumer.open()
-
-    async with listening(lambda hear: driver.listen(hear, "p1")) as heard:
-        await driver.change(Pause())
-        await driver.change(Resume())
-        leases = (await consumer.exchange([], 10)).leases
-        await consumer.exchange([(lease, Ack()) for lease in leases], None)
-        await heard.until(2)
-
-    assert heard.all == [Notification("subscribed", ""), Notification("changed", "a")]
-    await consumer.release(refund=True, watch=False)
-    await consumer.aclose()
 
 
 def test_what_one_statement_sends() -> None:

@@ -1,41 +1,22 @@
 """Holds and pauses in Postgres beside other transactions; settings. The contract knows nothing of these."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.errors import DriverError
-from redisjobs.model.changes import Cancel, Declare, Hold, Pause, Resume, Unhold, Unpark
+from redisjobs.model.changes import Declare, Hold, Pause, Resume, Unhold, Unpark
 from redisjobs.model.driver import Consumer
 from redisjobs.model.info import worker_infos
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Find, FindPauses, FindWorkers
+from redisjobs.model.queries import FindPauses, FindWorkers
 from redisjobs.model.transitions import Reply
-from redisjobs_proof.contract.acts import claim, job, push
+from redisjobs_proof.contract.acts import job, push
 from redisjobs_proof.contract.pausing import ids_of_claim
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w1")
-    await consumer.open()
-    yield consumer
-    await consumer.aclose()
-
-
-def places(store: PostgresStore) -> list[tuple[str, str]]:
-    return store.rows("select id, place from redisjobs.jobs where queue = %s")
 
 
 async def test_a_job_that_is_just_being_claimed_runs_and_is_not_held(store: PostgresStore, other: Other) -> None:
@@ -64,25 +45,8 @@ async def test_a_job_that_is_let_go_just_as_its_name_is_paused_does_not_start(
     other.transaction.commit()
 
     assert let_go.result(5) is Reply.OK
-    assert places(store) == [("a", "parked")]
+    assert store.places() == [("a", "parked")]
     assert await ids_of_claim(one) == []
-
-
-async def test_a_held_job_whose_cancel_was_asked_for_ends_with_the_next_claim(
-    store: PostgresStore, one: Consumer
-) -> None:
-    lost = store.consumer("w2")
-    await lost.open()
-    await push(store, "a")
-    await claim(lost)
-    assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
-    await lost.release(refund=False, watch=False)
-    await lost.aclose()
-
-    assert await store.driver.change(Hold("a")) is Reply.HELD
-    assert list((await one.exchange([], 1)).ended) == [("a", Reply.CANCELLED)]
-    assert await store.driver.read(Find("a")) is None
-    assert (await store.driver.read(FindPauses())).held == 0
 
 
 async def test_parked_jobs_are_handed_back_in_steps_of_500_and_held_ones_stay(

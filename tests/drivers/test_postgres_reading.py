@@ -109,27 +109,6 @@ def test_jobs_are_counted_in_indexes_alone(
 # What is asked for
 
 
-@pytest.mark.parametrize("text", ["100%", "a_b", "back\\slash", "größe", 'quo"te', "'"])
-async def test_a_text_is_searched_for_as_it_is(postgres_store: PostgresStore, text: str) -> None:
-    jobs = [
-        NewJob(f"job {at}", ["name", "Work", "parameters", each]) for at, each in enumerate((text, "100x axb"))
-    ]
-    async with aclosing(postgres_store.driver) as driver:
-        await driver.push(jobs, repeated=False)
-        found = await driver.read(Scan(State.READY, Filter(text=text)))
-    assert [row.job_id for row in found.rows] == ["job 0"]
-
-
-@pytest.mark.parametrize("text", ["\0", "\udcff", "a\0b"])
-async def test_a_text_that_postgres_cannot_store_finds_nothing(postgres_store: PostgresStore, text: str) -> None:
-    async with aclosing(postgres_store.driver) as driver:
-        await driver.push([NewJob("a", ["name", "Work", "parameters", "{}"])], repeated=False)
-        wanted = Filter(text, text, worker=text)
-        assert [*(await driver.read(Scan(State.READY, wanted))).rows] == []
-        assert await driver.read(Find(text)) is None
-        assert (await driver.read(Ahead(text))).ahead == 0
-
-
 async def test_a_step_of_a_scan_ends_after_a_megabyte(postgres_store: PostgresStore) -> None:
     large = '{"text":"' + "x" * 400_000 + '"}'
     jobs = [NewJob(str(number), ["name", "Work", "parameters", large]) for number in range(5)]

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from databases import Postgres
+from postgres_store import jobs
 
 from redisjobs import DriverError, Unavailable
 from redisjobs.drivers import connect
@@ -15,13 +16,8 @@ from redisjobs.drivers.postgres.errors import Locked, Refused, as_ours
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.errors import Forbidden, QueueFull, ServerTooOld
 from redisjobs.model.queries import Count
-from redisjobs.model.transitions import NewJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-def jobs(*ids: str) -> list[NewJob]:
-    return [NewJob(each, ["name", "Work", "parameters", "{}"]) for each in ids]
 
 
 @pytest.mark.parametrize(

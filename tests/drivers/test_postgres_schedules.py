@@ -1,7 +1,6 @@
 """Schedules in Postgres beside other transactions, and when there are many: what the contract knows nothing of."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,8 @@ import anyio
 import psycopg
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import standing_clock as standing_clock
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs import JobName, JobQueue, Schedule, Scheduler
@@ -31,19 +32,12 @@ from redisjobs.model.stored import (
 )
 from redisjobs.model.transitions import NewJob, Pushed, Reply
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.usefixtures("standing_clock")]
 
 Add = JobName("Add", dict[str, int])
 SLOT, DAY, MANY = 10_000, 86_400, 3_000
 BY = Declarer("s1", "release", 1)
 REPORT = Definition("report", Schedule.every(10), NewJob("", ["name", "Report", "parameters", "{}"]))
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    postgres_store.clock.set_to = 1_795_665_600_000
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 def named(name: str) -> Definition:

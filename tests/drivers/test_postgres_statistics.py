@@ -1,25 +1,17 @@
 """Statistics in Postgres beside other transactions, and large ones: what the contract knows nothing of."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-
 import orjson
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import standing_clock as standing_clock
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.model.recording import BUCKETS, FindIntervals, IntervalFound, Record
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.usefixtures("standing_clock")]
 
 LARGE = {f"Name{number}": {f"run{bucket}": 1 for bucket in BUCKETS} for number in range(200)}
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    postgres_store.clock.set_to = 1_795_665_600_000
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 async def last(store: PostgresStore) -> IntervalFound:

@@ -1,11 +1,11 @@
 """Steps and signals in Postgres, beside other transactions; and what they cost a job that has none."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import store as store
 from store import eventually
 
 from redisjobs.drivers.postgres import working
@@ -13,7 +13,7 @@ from redisjobs.model.changes import Cancel, Hold
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Find
-from redisjobs.model.steps import GetSteps, How, Signal, Steps
+from redisjobs.model.steps import How, Signal, Steps
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -27,7 +27,7 @@ from redisjobs.model.transitions import (
     Wait,
     WaitsFor,
 )
-from redisjobs_proof.contract.acts import FAILED, claim_one, job, push, settle
+from redisjobs_proof.contract.acts import FAILED, claim_one, job, push, saved, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
@@ -36,20 +36,9 @@ WAITS = Suspend(Wait(1, WaitsFor.SIGNAL, "go"), After(1000))
 
 
 @pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
-
-
-@pytest.fixture
 async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w")
+    """A worker that has joined, and a job `a` that is ready."""
+    consumer = store.consumer("w1")
     await consumer.open()
     await push(store, "a")
     yield consumer
@@ -59,12 +48,6 @@ async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
 async def state_of(store: PostgresStore) -> State | None:
     row = await store.driver.read(Find("a"))
     return row.state if row else None
-
-
-async def saved(store: PostgresStore) -> Steps:
-    (steps,) = await store.driver.read(GetSteps(["a"]))
-    assert steps is not None
-    return steps
 
 
 async def test_a_job_that_is_suspended_just_as_its_signal_comes_takes_it(
@@ -146,7 +129,7 @@ async def test_a_job_that_saves_nothing_reads_and_writes_no_steps(
 
     def exchange(*settlements: Settlement) -> None:
         batch = list(zip(leases, settlements, strict=True))
-        call = working.exchange(floors, "w", None, batch, 2, 3, idle=False, now=0)
+        call = working.exchange(floors, "w1", None, batch, 2, 3, idle=False, now=0)
         leases[:] = other.run(call).leases
 
     leases = list[Lease]()
@@ -168,7 +151,7 @@ async def test_steps_are_gone_with_a_transaction_that_was_rolled_back(
 ) -> None:
     lease = await claim_one(one)
     call = working.exchange(
-        working.Floors(), "w", Turn(1, 1), [(lease, SaveStep("charge", 1, b"1"))], None, 3, idle=False, now=0
+        working.Floors(), "w1", Turn(1, 1), [(lease, SaveStep("charge", 1, b"1"))], None, 3, idle=False, now=0
     )
     assert other.run(call).replies == [Reply.OK]
     other.transaction.rollback()

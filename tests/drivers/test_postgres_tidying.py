@@ -1,6 +1,6 @@
 """Tidying in Postgres: how much a run does, beside what, and what it leaves alone while a snapshot is held."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from databases import Owned
 from postgres_store import Other, PostgresStore
+from postgres_store import store as store
 
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions
@@ -26,12 +27,6 @@ select %s, 'Limited', 'k' || n, 1, 0, 0, {}, null, array[0, 0, 0] from generate_
 """
 OPEN, CLOSED = (_BUCKETS.format(is_open) for is_open in ("true", "false"))
 SHARE = "select pg_advisory_xact_lock_shared(hashtextextended('redisjobs queue ' || %s, 0))::text"
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
 
 
 async def test_a_run_drops_all_buckets_that_no_job_is_in(store: PostgresStore) -> None:

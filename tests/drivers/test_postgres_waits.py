@@ -1,12 +1,15 @@
 """Calls in Postgres that meet what another transaction has locked, or is just committing."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, closing
+from collections.abc import Callable, Coroutine
+from contextlib import closing
 from typing import Any
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
+from postgres_store import one as one
+from postgres_store import store as store
+from postgres_store import two as two
 from store import eventually
 
 from redisjobs.drivers.postgres import pushes, working
@@ -25,30 +28,6 @@ from redisjobs_proof.contract.limit_acts import push as push_limited
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Act = Callable[[PostgresStore, Consumer, Consumer, Lease], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    async with aclosing(store.consumer("w1")) as consumer:
-        await consumer.open()
-        yield consumer
-
-
-@pytest.fixture
-async def two(store: PostgresStore) -> AsyncIterator[Consumer]:
-    async with aclosing(store.consumer("w2")) as consumer:
-        await consumer.open()
-        yield consumer
-
-
-def places(store: PostgresStore) -> list[tuple[str, str]]:
-    return store.rows("select id, place from redisjobs.jobs where queue = %s")
 
 
 # Nothing that has the lock of a queue waits for a transaction that stays open
@@ -107,7 +86,7 @@ async def test_jobs_that_may_start_again_are_handed_back_though_another_one_is_b
 
     assert await store.driver.change(Unpark()) == ""
 
-    assert places(store) == [("a", "returned"), ("b", "parked"), ("c", "returned")]
+    assert store.places() == [("a", "returned"), ("b", "parked"), ("c", "returned")]
     other.transaction.rollback()
     await store.driver.change(Unpark())
     assert ids(await claim(one)) == ["a", "b", "c"]
@@ -208,7 +187,7 @@ async def test_an_exchange_that_is_sent_again_while_its_first_try_commits_gets_t
         (other.transaction.commit if commits else other.transaction.rollback)()
 
     assert replies == [Reply.OK, Reply.OK]
-    assert places(store) == []
+    assert store.places() == []
 
 
 async def test_the_lanes_of_a_worker_do_not_wait_for_each_other(
@@ -311,7 +290,7 @@ async def test_a_settlement_that_cannot_be_written_keeps_none_of_the_others_back
     answer = await one.exchange(done, None)
 
     assert list(answer.replies) == [Reply.OK, Reply.OVERSIZED, Reply.OK, Reply.OK, Reply.OK]
-    assert places(store) == [("b", "running"), ("c", "dead"), ("d", "returned")]
+    assert store.places() == [("b", "running"), ("c", "dead"), ("d", "returned")]
     counts = (await store.driver.read(Count())).totals
     assert {name: counts[name] for name in ("completed", "dead", "released", "pushed")} == {
         "completed": 2,

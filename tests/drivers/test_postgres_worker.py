@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from postgres_store import PostgresStore
+from postgres_store import PostgresStore, jobs
 from store import eventually
 
 from redisjobs import JobQueue, Worker
@@ -16,15 +16,10 @@ from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.model.changes import Cancel, Pause
 from redisjobs.model.driver import Beat, Fenced, Renewed
 from redisjobs.model.queries import Count
-from redisjobs.model.transitions import NewJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PROJECT = Path(__file__).parents[2]
-
-
-def jobs(*ids: str) -> list[NewJob]:
-    return [NewJob(each, ["name", "Work", "parameters", "{}"]) for each in ids]
 
 
 def named(store: PostgresStore, queue: str) -> PostgresDriver:

@@ -1,7 +1,6 @@
 """What a queue keeps, and for how long: said by its workers, trimmed by whichever of them tidies, in steps."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.anyio
 
 DAY = 24 * 3600
 FAILED = DeadLetter("failed", "ValueError: no")
-
-
-@pytest.fixture
-async def driver(store: Store) -> AsyncIterator[Driver]:
-    async with aclosing(store.driver) as open_driver:
-        yield open_driver
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ import anyio.to_thread
 import pytest
 from store import RedisStore, a_deadline_of, eventually, happened
 
-import redisjobs.sync
 from redisjobs import DriverError, JobContext, JobQueue, Retry, Unavailable, Worker
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import Forbidden, QueueFull, WrongType
@@ -366,13 +365,6 @@ async def test_while_someone_flushes_scripts_again_and_again_pushes_and_workers_
 
 # A push
 
-FACES: dict[str, Any] = {"async": JobQueue, "sync": redisjobs.sync.JobQueue}
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Any:
-    return FACES[request.param]
-
 
 async def call(method: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a queue of either face; a sync one in a thread, for the meddler runs in this one."""
@@ -382,9 +374,9 @@ async def call(method: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @asynccontextmanager
-async def pushing(face: Any, store: RedisStore) -> AsyncIterator[tuple[Meddler, Any]]:
+async def pushing(face_type: Any, store: RedisStore) -> AsyncIterator[tuple[Meddler, Any]]:
     async with Meddler(store).listening() as meddler:
-        queue = face(meddler.url, store.queue_name)
+        queue = face_type(meddler.url, store.queue_name)
         await call(queue.control.counts)
         yield meddler, queue
         await call(queue.aclose if isinstance(queue, JobQueue) else queue.close)
@@ -392,9 +384,9 @@ async def pushing(face: Any, store: RedisStore) -> AsyncIterator[tuple[Meddler, 
 
 @pytest.mark.parametrize("error", NOT_NOW.values(), ids=NOT_NOW)
 async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
-    redis_store: RedisStore, face: Any, error: str
+    redis_store: RedisStore, face_type: Any, error: str
 ) -> None:
-    async with pushing(face, redis_store) as (meddler, queue):
+    async with pushing(face_type, redis_store) as (meddler, queue):
         meddler.error = error
         started = time.monotonic()
         with (
@@ -414,9 +406,9 @@ async def test_a_push_is_repeated_until_its_deadline_and_safe_to_repeat_then(
 
 
 @pytest.mark.parametrize("verb", ["get", "counts", "cancel"])
-async def test_any_other_call_is_repeated_too(redis_store: RedisStore, face: Any, verb: str) -> None:
+async def test_any_other_call_is_repeated_too(redis_store: RedisStore, face_type: Any, verb: str) -> None:
     script = {"get": "find"}.get(verb, verb)
-    async with pushing(face, redis_store) as (meddler, queue):
+    async with pushing(face_type, redis_store) as (meddler, queue):
         job_id = (await call(queue.push, Carry("a"))).id
         meddler.first = {script: NOT_NOW["LOADING"]}
         verbs = {
@@ -445,9 +437,9 @@ async def test_any_other_call_is_repeated_too(redis_store: RedisStore, face: Any
     ids=["OOM", "WRONGTYPE", *FINAL],
 )
 async def test_a_push_that_can_not_succeed_fails_at_once_and_adds_nothing(
-    redis_store: RedisStore, face: Any, error: str, kind: type[DriverError], text: str
+    redis_store: RedisStore, face_type: Any, error: str, kind: type[DriverError], text: str
 ) -> None:
-    async with pushing(face, redis_store) as (meddler, queue):
+    async with pushing(face_type, redis_store) as (meddler, queue):
         if error.startswith("WRONGPASS"):
             meddler.auth = error
             await call(queue.aclose if isinstance(queue, JobQueue) else queue.close)

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, cast
 import anyio
 import pytest
 import yaml
+from each_setting import store as store
 from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from results import drain
-from store import MemoryStore, RedisStore, Store, eventually, lease_at
+from store import MemoryStore, RedisStore, Store, eventually, free_port, lease_at
 
 import redisjobs.sync
 from redisjobs import Fail, JobQueue, Priority, Retry, Schedule, Scheduler, Snooze, Worker
@@ -72,11 +73,6 @@ async def work(work: Work) -> None:
 
 
 @pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@pytest.fixture
 async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         queue.register(Work)(work)
@@ -102,13 +98,6 @@ def value(samples: Samples, name: str, /, **labels: str) -> float | None:
 
 def shown(registry: CollectorRegistry) -> Samples:
     return parsed(generate_latest(registry).decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def scraped(port: int) -> Samples:

@@ -19,6 +19,7 @@ import anyio
 import anyio.lowlevel
 import process_handlers as handlers
 import pytest
+from each_setting import store as store
 from process_handlers import Do
 from results import drain
 from store import Begun, Store, eventually, lease_at
@@ -66,11 +67,6 @@ class Work:
 class Odd:
     job_name: ClassVar[str] = "Odd"
     number: int = 0
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from each_setting import store as store
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,11 +21,6 @@ from redisjobs.events import Event, JobsSuspended, StepsSaved
 from redisjobs.model.queries import Find
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

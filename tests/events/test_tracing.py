@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
+from each_setting import store as store
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -30,11 +31,6 @@ TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 class Work:
     job_name: ClassVar[str] = "Work"
     what: str = ""
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

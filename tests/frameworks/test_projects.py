@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from pages import blocks
-from store import eventually
+from store import eventually, free_port
 
 import redisjobs
 from redisjobs.local import server
@@ -71,30 +70,18 @@ def start(project: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.wait()
 
 
-@pytest.fixture
-def running() -> Iterator[server.Server]:
-    with server.start() as running:
-        yield running
-
-
 def here(words: list[str], port: int) -> list[str]:
     """A command of compose.yaml, for this machine: on the loopback, on another port."""
     text = "\0".join(words).replace("0.0.0.0", "127.0.0.1").replace("8000", str(port)).replace("8080", "0")
     return text.split("\0")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 async def test_its_processes_serve_a_request_run_its_job_and_stop_in_order(
-    project: Path, start: Callable[..., "subprocess.Popen[str]"], running: server.Server
+    project: Path, start: Callable[..., "subprocess.Popen[str]"], own_server: server.Server
 ) -> None:
     services: dict[str, Any] = yaml.safe_load((project / "compose.yaml").read_text())["services"]
-    url, port = {"REDISJOBS_URL": running.url}, free_port()
+    url, port = {"REDISJOBS_URL": own_server.url}, free_port()
     web = start(here(services["web"]["command"], port), **url)
     worker = start(here(services["worker"]["command"], port), **url)
     address = f"http://127.0.0.1:{port}"
@@ -134,16 +121,16 @@ def test_its_own_tests_pass(project: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["django"], indirect=True)
 async def test_the_command_of_django_runs_some_queues_by_several_processes_from_any_folder(
-    project: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], running: server.Server
+    project: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], own_server: server.Server
 ) -> None:
-    url = {"REDISJOBS_URL": running.url, "DJANGO_SETTINGS_MODULE": "project.settings"}
+    url = {"REDISJOBS_URL": own_server.url, "DJANGO_SETTINGS_MODULE": "project.settings"}
     enqueue = "import django; django.setup(); from signups.tasks import send_email as t; t.enqueue('ann', 'Hi')"
     enqueue += "; t.using(queue_name='default').enqueue('bob', 'Hi')"
     assert start(["python", "-c", enqueue], **url).wait(40) == 0, (project / "log-0").read_text()
 
     manage = ["python", str(project / "manage.py"), "redisjobs"]
     options = ["--queue", "emails=2", "--processes", "2", "--until-idle", "--settings=project.settings"]
-    worked = start([*manage, "worker", *options], folder=tmp_path, REDISJOBS_URL=running.url).wait(60)
+    worked = start([*manage, "worker", *options], folder=tmp_path, REDISJOBS_URL=own_server.url).wait(60)
 
     log = (project / "log-1").read_text()
     assert worked == 0, log

@@ -1,7 +1,7 @@
 """An agent of Pydantic AI in a job: its model requests and tool calls are steps, and its waits are signals."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from datetime import timedelta
 from typing import Any
 
@@ -39,17 +39,6 @@ from redisjobs.contrib.pydantic_ai import JobDurability, signal_of  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"  # what the agents run on
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
 
 
 class Calls(list[str]):

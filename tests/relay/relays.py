@@ -1,7 +1,6 @@
 """Steps that the tests of the relay share: write rows, run relays, look at what is left."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -10,7 +9,6 @@ import pytest
 from store import RedisStore
 
 from redisjobs import JobName, JobQueue, State, sync
-from redisjobs.control.relay.relay import Relay
 
 Add = JobName("Add", dict[str, Any])
 
@@ -36,16 +34,6 @@ def write(url: str, queue: JobQueue, *jobs: dict[str, Any], **options: Any) -> l
 
 def left(url: str) -> list[Any]:
     return ask(url, "SELECT id, error FROM redisjobs.outbox ORDER BY seq")
-
-
-@asynccontextmanager
-async def running(*relays: Relay) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as tasks:
-        for relay in relays:
-            tasks.start_soon(relay.run)
-        yield
-        for relay in relays:
-            relay.stop()
 
 
 async def until(condition: Callable[[], Awaitable[object]], within: float = 20) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from relays import Add, ask, left, ready, running, until, write
+from at_work import running
+from relays import Add, ask, left, ready, until, write
 from relays import queue as queue
 from store import RedisStore, documented_rule, eventually
 

@@ -3,9 +3,10 @@
 import anyio
 import pytest
 import redis
+from at_work import running
 from databases import Postgres
 from prometheus_client import CollectorRegistry
-from relays import Add, ask, left, ready, running, until, write
+from relays import Add, ask, left, ready, until, write
 from relays import queue as queue
 from store import RedisStore, eventually
 

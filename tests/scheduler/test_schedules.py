@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import anyio.to_thread
 import pytest
+from operating import FACES
 from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
-import redisjobs.sync
 from redisjobs import DriverError, EncodeError, JobName, JobQueue, Schedule
 from redisjobs.control import Accuracy
 from redisjobs.errors import RegistrationError, UnknownSchedule
@@ -549,8 +549,6 @@ async def test_what_is_no_schedule_at_all_is_left_alone_until_it_is_removed(redi
 
 
 # Both faces
-
-FACES: dict[str, Any] = {"async": JobQueue, "sync": redisjobs.sync.JobQueue}
 
 
 @pytest.fixture(params=FACES)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from results import drain
 from store import Store
 from tenacity import stop_after_attempt, wait_none
@@ -31,11 +32,6 @@ STAY = ("limit_key", "headers", "trace", "parent", "depth", "child_of", "nonce",
 """Fields that stay as they are until the job is gone, and fields that its runs or its end may change."""
 
 GO = ("history", "error", "waits", "reason", "worker", "fingerprint", "traceback", "deliveries", "steps")
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_their_bytes(

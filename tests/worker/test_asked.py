@@ -25,7 +25,7 @@ LOGGER = "redisjobs.worker"
 
 
 @asynccontextmanager
-async def running(worker: Worker) -> AsyncIterator[anyio.Event]:
+async def running_once_ready(worker: Worker) -> AsyncIterator[anyio.Event]:
     """A worker that has started; the event is set once its run has returned."""
     ended = anyio.Event()
 
@@ -73,7 +73,7 @@ async def test_a_quiet_worker_claims_nothing_while_its_jobs_go_on_until_it_is_to
     seen.handle(queue)
     seen.may_end = anyio.Event()
     worker = Worker(queue, concurrency=5)
-    async with running(worker):
+    async with running_once_ready(worker):
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
 
@@ -99,7 +99,7 @@ async def test_a_quiet_worker_still_promotes_and_recovers_jobs_for_others(store:
         lost = store.consumer("lost", lease=0.3)
         await lost.open()
         worker = Worker(queue, lease=0.6)
-        async with running(worker):
+        async with running_once_ready(worker):
             await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
             await queue.push(Work(1))
@@ -130,7 +130,7 @@ async def test_a_claim_that_was_under_way_starts_no_job_of_a_quiet_worker(
     worker = Worker(queue)
     async with queue:
         await queue.push(Work(1), job_id="a")
-        async with running(worker):
+        async with running_once_ready(worker):
             await arrived.wait()
             await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
@@ -149,7 +149,7 @@ async def test_a_wish_whose_notification_is_lost_is_heard_by_the_next_heartbeat(
     monkeypatch.setattr(Source, "notified", lambda source, hint: hint.kind != "wish" and notified(source, hint))
     async with JobQueue(store.driver, store.queue_name) as queue:
         worker = Worker(seen.handle(queue), lease=0.6)
-        async with running(worker) as ended:
+        async with running_once_ready(worker) as ended:
             assert await getattr(queue.control, wish)(worker.worker_id) is Reply.OK
             await (until_quiet(worker) if wish == "quiet_worker" else ended.wait())
 
@@ -159,7 +159,7 @@ async def test_a_wish_that_is_repeated_is_obeyed_once(
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
     worker = Worker(seen.handle(queue), lease=0.3)
-    async with running(worker):
+    async with running_once_ready(worker):
         for _ in range(3):
             await queue.control.quiet_worker(worker.worker_id)
             await until_quiet(worker)
@@ -179,7 +179,7 @@ async def test_a_worker_that_is_asked_to_stop_ends_its_jobs_and_returns(
     calls = list[bool]()
     worker = Worker(queue)
     worker.when_asked = lambda: calls.append(worker.asked_by_operator)
-    async with running(worker) as ended:
+    async with running_once_ready(worker) as ended:
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
 
@@ -198,7 +198,7 @@ async def test_a_worker_that_is_asked_to_stop_ends_its_jobs_and_returns(
     await eventually(lambda: "an operator asked this worker to stop; waiting for 1 job until" in caplog.text)
     assert caplog.text.count("an operator asked this worker to stop") == 1
 
-    async with running(worker) as ended:  # the wish was for that run
+    async with running_once_ready(worker) as ended:  # the wish was for that run
         await eventually(lambda: len(seen.ended) == 2)
         assert not worker.asked_by_operator
 
@@ -207,7 +207,7 @@ async def test_jobs_that_outlast_the_grace_of_an_asked_stop_go_back(queue: JobQu
     seen.handle(queue)
     seen.may_end = anyio.Event()
     worker = Worker(queue, grace=0)
-    async with running(worker) as ended:
+    async with running_once_ready(worker) as ended:
         await queue.push(Work(1))
         await eventually(lambda: len(seen.started) == 1)
         await queue.control.stop_worker(worker.worker_id)
@@ -221,7 +221,7 @@ async def test_a_stop_ends_a_worker_within_its_grace_though_it_waited_for_its_la
     seen.handle(queue)
     seen.may_end = anyio.Event()
     worker = Worker(queue, grace=0, max_jobs=1)
-    async with running(worker) as ended:
+    async with running_once_ready(worker) as ended:
         await queue.push(Work(1))
         await eventually(lambda: "stopping" in worker.health.why)
         assert not ended.is_set()
@@ -243,7 +243,7 @@ async def test_a_stop_is_heard_though_a_handler_blocks_the_event_loop(store: Sto
 
         worker = Worker(queue, lease=0.6)
         worker.when_asked = heard.set
-        async with running(worker) as ended:
+        async with running_once_ready(worker) as ended:
             await block.push()
             await ended.wait()
         assert (await queue.control.counts()).totals["completed"] == 1
@@ -257,7 +257,7 @@ async def test_a_quiet_worker_that_was_taken_for_dead_stays_quiet_under_its_new_
 ) -> None:
     async with JobQueue(store.driver, store.queue_name) as queue:
         worker = Worker(seen.handle(queue), lease=0.6)
-        async with running(worker):
+        async with running_once_ready(worker):
             first = worker.worker_id
             await queue.control.quiet_worker(first)
             await until_quiet(worker)
@@ -282,7 +282,7 @@ async def test_a_worker_of_several_queues_is_quiet_for_the_queue_that_asked_and_
 ) -> None:
     first, second = queues
     worker = Worker([first, second])
-    async with running(worker) as ended:
+    async with running_once_ready(worker) as ended:
         await first.control.quiet_worker(worker.worker_id)
         await until_quiet(worker)
         assert f"quiet in queue '{first.name}'" in worker.health.why

@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from flows import Family
+from each_setting import store as store
+from flows import Family, saved
 from results import drain, result
 from store import MemoryStore, Store
 
@@ -15,15 +16,10 @@ from redisjobs import JobContext, JobQueue, no_retry
 from redisjobs.drivers.memory.driver import MemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import StepsFull, UnwritableResult
-from redisjobs.model.steps import MOST_STEPS, GetSteps, Steps
+from redisjobs.model.steps import MOST_STEPS
 from redisjobs.model.transitions import AddChildren, Exchange, SaveStep, Settlements
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture
@@ -44,12 +40,6 @@ def hold(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[type], anyi
         return go
 
     return hold
-
-
-async def saved(queue: JobQueue, job_id: str) -> Steps:
-    (steps,) = await queue.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def test_a_step_that_is_cancelled_while_it_is_saved_is_not_called_again_by_the_same_run(

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
@@ -16,11 +17,6 @@ from redisjobs import JobCancelled, JobContext, JobFailed, JobName, JobQueue, St
 from redisjobs.errors import NotAdded
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def test_the_results_come_back_typed_and_in_the_order_of_the_jobs(family: Family) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
@@ -14,11 +15,6 @@ from store import Store
 from redisjobs import JobContext, JobFailed, State, Worker
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def test_no_parent_is_parked_for_ever_however_its_children_end(family: Family, store: Store) -> None:

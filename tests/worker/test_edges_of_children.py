@@ -8,19 +8,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from flows import Family
-from store import Store
 
 from redisjobs import JobContext, Middleware, State
 from redisjobs.events import JobsPushed
 from redisjobs.events.middleware import OutgoingJob
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 class Told(Middleware):

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import process_handlers
 import pytest
+from each_setting import store as store
 from results import drain
 from store import MemoryStore, RedisStore, Store
 from tenacity import stop_after_attempt, wait_none
@@ -28,11 +29,6 @@ from redisjobs.worker.running.outbox import Outbox, Part, Room
 pytestmark = pytest.mark.anyio
 
 AT_ONCE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def streamed(queue: JobQueue, job_id: str) -> list[Chunk]:

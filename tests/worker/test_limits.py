@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypedDict
 
 import anyio
 import pytest
+from at_work import running
 from store import MemoryStore, RedisStore, Store, eventually, restore
 
 from redisjobs import (
@@ -54,16 +55,6 @@ def queue_of(store: Store) -> JobQueue:
     """A queue by the store's driver, with the server's own clock."""
     store.clock.set_to = None
     return JobQueue(store.driver, store.queue_name)
-
-
-@asynccontextmanager
-async def running(*workers: Worker) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as tasks:
-        for worker in workers:
-            tasks.start_soon(worker.run)
-        yield
-        for worker in workers:
-            worker.stop()
 
 
 # By workers

@@ -5,7 +5,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -419,13 +419,6 @@ def test_a_share_of_nothing_is_refused(option: str) -> None:
 def through(store: RedisStore, proxy: Proxy) -> str:
     """The store's address by way of a proxy."""
     return store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/")
-
-
-@pytest.fixture
-def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
-    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
-    with Proxy(host, int(port)) as proxy:
-        yield proxy
 
 
 async def test_a_worker_that_stops_as_it_begins_to_read_is_forgotten_at_once(

@@ -6,19 +6,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from databases import ON_POSTGRES_TOO
+from each_setting import store as store
 from results import drain, result
-from store import Store
 
 from redisjobs import JobContext, JobQueue, sync
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 CHILDREN = 100
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @dataclass

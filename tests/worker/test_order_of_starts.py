@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
 import pytest
+from at_work import running
 from store import Store, eventually, happened
 from two_queues import Away
 
@@ -80,17 +81,7 @@ async def queues(stores: tuple[Store, Store]) -> AsyncIterator[tuple[JobQueue, J
         yield first, second
 
 
-@asynccontextmanager
-async def working(*workers: Worker) -> AsyncIterator[None]:
-    with anyio.fail_after(60):
-        async with anyio.create_task_group() as tasks:
-            for worker in workers:
-                tasks.start_soon(worker.run)
-            try:
-                yield
-            finally:
-                for worker in workers:
-                    worker.stop_now()
+working = partial(running, stop=Worker.stop_now)
 
 
 async def push(

@@ -5,14 +5,14 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import process_handlers
 import pytest
+from at_work import running
 from store import RedisStore, Store, eventually, happened
 from two_queues import Away, Seen, Work, another
 
@@ -44,18 +44,6 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[RedisStore, Store]]:
 
 def in_memory(*names: str) -> list[JobQueue]:
     return [JobQueue("memory://", name) for name in names]
-
-
-@asynccontextmanager
-async def running(worker: Worker) -> AsyncIterator[Worker]:
-    """A worker that runs, and is stopped at the end."""
-    with anyio.fail_after(40):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(worker.run)
-            try:
-                yield worker
-            finally:
-                worker.stop()
 
 
 async def drain(worker: Worker) -> None:

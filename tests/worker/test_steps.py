@@ -4,25 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from each_setting import store as store
+from flows import saved
 from results import drain
 from step_handlers import Bench
 from store import Store
 
-from redisjobs import JobQueue, State, no_retry
-from redisjobs.model.steps import GetSteps, Steps
+from redisjobs import State, no_retry
+from redisjobs.model.steps import Steps
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-async def saved(queue: JobQueue, job_id: str) -> Steps:
-    (steps,) = await queue.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def test_a_step_is_called_once_although_the_job_is_tried_again(bench: Bench) -> None:

@@ -3,12 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
 from fleet import Fleet
 from results import drain
 from step_handlers import Bench
@@ -32,18 +32,6 @@ queue = handled(JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"]), sys.
 if __name__ == "__main__":
     asyncio.run(Worker(queue, lease=0.6).run(handle_signals=True))
 """
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@pytest.fixture
-def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
-    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
-    with Proxy(host, int(port)) as proxy:
-        yield proxy
 
 
 async def keys(queue: JobQueue, job_id: str) -> list[str]:

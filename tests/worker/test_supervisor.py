@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 from fleet import Fleet, has_ended
-from store import RedisStore, eventually
+from store import RedisStore, eventually, free_port
 from two_queues import another
 
 from redisjobs import JobQueue, Reply
@@ -31,13 +30,6 @@ from redisjobs_proof.torture.fleet.hosts import children
 from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def ask(port: int, what: str) -> tuple[int, str]:

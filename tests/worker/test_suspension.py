@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from each_setting import store as store
 from results import drain
 from step_handlers import Bench
 from store import Store
@@ -20,11 +21,6 @@ from redisjobs.worker.running import messages
 pytestmark = pytest.mark.anyio
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def found(bench: Bench, job_id: str) -> JobInfo:

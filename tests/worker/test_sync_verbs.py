@@ -2,13 +2,14 @@
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from each_setting import store as store
 from results import drain
 from step_handlers import Bench, Do
 from store import MemoryStore, RedisStore, Store, eventually
@@ -20,18 +21,6 @@ from redisjobs.model.steps import GetSteps
 from redisjobs_proof.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@pytest.fixture
-def proxy(redis_store: RedisStore) -> Iterator[Proxy]:
-    host, port = redis_store.url.rpartition("@")[2].split("/")[0].split(":")
-    with Proxy(host, int(port)) as proxy:
-        yield proxy
 
 
 class Passes(Middleware):

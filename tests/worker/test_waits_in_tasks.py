@@ -8,12 +8,14 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from each_setting import store as store
+from flows import saved
 from results import drain
 from store import Store
 
 from redisjobs import JobContext, JobQueue, State, no_retry
 from redisjobs.errors import JobSuspended
-from redisjobs.model.steps import MOST_STEPS, GetSteps, Steps
+from redisjobs.model.steps import MOST_STEPS
 
 pytestmark = pytest.mark.anyio
 
@@ -22,20 +24,9 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@pytest.fixture
 def on_asyncio(setting: str) -> None:
     if not setting.endswith("asyncio"):
         pytest.skip("asyncio's own")
-
-
-async def saved(queue: JobQueue, job_id: str) -> Steps:
-    (steps,) = await queue.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def state_of(queue: JobQueue, job_id: str) -> State | None:

@@ -7,12 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
+from at_work import running
+from each_setting import store as store
 from results import drain
 from store import Heart, RedisStore, Store, eventually, inherit
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
@@ -55,21 +58,8 @@ class Work:
     number: int = 0
 
 
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@contextlib.asynccontextmanager
-async def working(*workers: Worker) -> AsyncIterator[None]:
-    """The workers at work; at the end they stop at once, and must end soon."""
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as tasks:
-            for worker in workers:
-                tasks.start_soon(worker.run)
-            yield
-            for worker in workers:
-                worker.stop_now()
+working = partial(running, stop=Worker.stop_now, within=20)
+"""The workers at work; at the end they stop at once, and must end soon."""
 
 
 async def until(queue: JobQueue, state: State, number: int) -> None:

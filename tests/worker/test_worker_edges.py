@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.to_thread
 import pytest
+from each_setting import store as store
 from store import Store, eventually
 
 import redisjobs
@@ -42,11 +43,6 @@ def setting(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def anyio_backend(setting: str) -> Any:
     return BACKENDS[setting.split()[1]]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 async def in_a_thread(call: Any) -> None:

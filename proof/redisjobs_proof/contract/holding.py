@@ -82,6 +82,21 @@ async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
     assert (await driver.read(FindPauses())).held == 0
 
 
+async def test_a_held_job_whose_cancel_was_asked_for_ends_with_the_next_claim(
+    driver: Driver, one: Consumer, worker: Open
+) -> None:
+    await push(driver, job("a"))
+    lost = await worker("w2")
+    assert await ids_of_claim(lost) == ["a"]
+    assert await driver.change(Cancel("a")) is Reply.CANCELLING
+    await lost.release(refund=False, watch=False)
+
+    assert await driver.change(Hold("a")) is Reply.HELD
+    assert list((await one.exchange([], 1)).ended) == [("a", Reply.CANCELLED)]
+    assert await driver.read(Find("a")) is None
+    assert (await driver.read(FindPauses())).held == 0
+
+
 async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, one: Consumer) -> None:
     await push(driver, job("a"))
     await driver.change(Hold("a"))

@@ -76,6 +76,18 @@ async def test_it_is_told_what_has_limits_who_holds_shares_and_what_waits(
     assert told.running == [("Limited", "w1", "a"), ("Limited key", "w1", "k1")]
 
 
+async def test_lines_and_running_jobs_are_listed_in_steps(driver: Driver, one: Consumer) -> None:
+    await limit(driver, "max_concurrency=1")
+    await push(driver, *(limited(f"{way}{number}", f"k {number}") for way in "ab" for number in range(700)))
+    while len((await all_limits(driver)).lines) < 700:
+        await claim(one)
+
+    told = await all_limits(driver)
+
+    assert sorted(told.lines) == sorted((f"Limited k {number}", 1, None) for number in range(700))
+    assert told.running == sorted((f"Limited k {number}", "w1", f"a{number}") for number in range(700))
+
+
 async def test_a_job_that_is_cancelled_in_line_is_gone_and_the_next_one_starts(
     driver: Driver, one: Consumer
 ) -> None:

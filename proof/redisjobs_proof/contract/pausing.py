@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from redisjobs.model.changes import Cancel, Pause, Resume, Tidy, Unpark
+from redisjobs.model.changes import Cancel, GetStatus, Pause, Resume, Tidy, Unpark
 from redisjobs.model.driver import Consumer, Driver, Until
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Find, FindPauses, GetBacklog, Pauses
@@ -20,6 +20,8 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs_proof.contract.acts import Open, eventually, job, rows_of
+from redisjobs_proof.contract.awaiting import told, until_told
+from redisjobs_proof.contract.needs import needs
 from redisjobs_proof.contract.store import DriverStore
 
 _NEEDS = (FindPauses, Pause, Resume, Unpark)
@@ -232,6 +234,22 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
     answers = await claims(one)
     assert [each for answer in answers for each in answer.ended] == [("a", Reply.CANCELLED)]
     assert await driver.read(Find("a")) is None
+
+
+@needs(GetStatus)
+async def test_a_process_that_waits_for_a_job_hears_of_no_pause_and_of_no_other_job(
+    store: DriverStore, driver: Driver, one: Consumer
+) -> None:
+    await push(driver, job("a"), job("b"))
+    await driver.change(GetStatus(["a"], "me"))
+    async with told(store) as heard:
+        await driver.change(Pause())
+        await driver.change(Resume())
+        a, b = (await one.exchange([], 10)).leases
+        await one.exchange([(b, Ack()), (a, Ack())], None)
+        await until_told(heard)
+
+    assert heard == ["changed a"]
 
 
 @pytest.mark.parametrize("paused", ["", "Work"])

@@ -11,7 +11,7 @@ import pytest
 from redisjobs.model.changes import BulkResult, Cancel, Delete, DeleteAll, Requeue, RequeueAll
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import DeadKind, Filter, GroupDead, Row, Scan
+from redisjobs.model.queries import DeadKind, Filter, Find, GroupDead, Row, Scan
 from redisjobs.model.transitions import After, DeadLetter, Lease, NewJob, Release, Reply, Settlement
 from redisjobs_proof.contract.acts import claim, job
 from redisjobs_proof.contract.needs import needs
@@ -92,6 +92,22 @@ async def test_a_scan_finds_the_jobs_that_its_filter_lets_through(
     wanted, ids = FILTERS[case]
 
     assert await found(driver, state, **wanted) == [*(reversed(ids) if state is State.DEAD else ids)]
+
+
+@pytest.mark.parametrize("text", ["100%", "a_b", "back\\slash", "größe", 'quo"te', "'"])
+async def test_a_text_is_searched_for_as_it_is(driver: Driver, text: str) -> None:
+    await push(driver, job("has it", parameters=text), job("has it not", parameters="100x axb"))
+
+    assert await found(driver, State.READY, text=text) == ["has it"]
+
+
+@pytest.mark.parametrize("text", ["\0", "\udcff", "a\0b"])
+async def test_characters_that_no_job_has_are_found_nowhere(driver: Driver, text: str) -> None:
+    """A store that can not hold them raises no error."""
+    await push(driver, job("a"))
+
+    assert await found(driver, State.READY, name=text, text=text, worker=text) == []
+    assert await driver.read(Find(text)) is None
 
 
 async def test_dead_letters_are_found_by_what_is_known_of_their_end(store: DriverStore, driver: Driver) -> None:

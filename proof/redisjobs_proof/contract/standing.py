@@ -1,5 +1,7 @@
 """Where a job stands: how many start before it, and what it waits for besides."""
 
+import pytest
+
 from redisjobs.model.changes import Hold, Unhold
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
@@ -36,6 +38,14 @@ async def test_no_more_than_a_thousand_jobs_are_counted(store: DriverStore, driv
         await push(store, *(str(number) for number in range(start, start + 400)))
     ends = [await driver.read(Ahead(each)) for each in ("1000", "1001")]
     assert [(end.ahead, end.has_more) for end in ends] == [(1000, False), (1000, True)]
+
+
+@pytest.mark.parametrize("job_id", ["\0", "\udcff", "a\0b"])
+async def test_no_jobs_start_before_one_that_no_store_may_be_able_to_hold(
+    store: DriverStore, driver: Driver, job_id: str
+) -> None:
+    await push(store, "a")
+    assert (await driver.read(Ahead(job_id))).ahead == 0
 
 
 @needs(*LIMITS)

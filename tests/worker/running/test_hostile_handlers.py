@@ -21,6 +21,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import uvloop
+from each_setting import store as store
 from pydantic import BaseModel, field_validator
 from results import drain
 from store import MemoryStore, RedisStore, Store, eventually
@@ -56,11 +57,6 @@ class Work:
 class Odd:
     job_name: ClassVar[str] = "Odd"
     number: int = 0
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 def keep(queue: JobQueue) -> list[int]:

@@ -22,6 +22,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import process_handlers as handlers
 import pytest
+from each_setting import store as store
 from fleet import has_ended
 from process_handlers import Do
 from results import drain
@@ -32,11 +33,6 @@ from redisjobs.errors import RegistrationError, ResultNotKept, ResultRefused
 from redisjobs.worker.running import handler_pool, handler_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

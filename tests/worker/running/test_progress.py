@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import process_handlers as handlers
 import pytest
+from each_setting import store as store
 from fleet import has_ended
 from process_handlers import Do
 from results import drain
@@ -363,11 +364,6 @@ def test_of_a_job_that_is_over_nothing_is_published(desk: Desk) -> None:
 class Work:
     job_name: ClassVar[str] = "Work"
     number: int = 0
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

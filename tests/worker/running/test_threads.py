@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from each_setting import store as store
 from fleet import Fleet
 from store import Begun, Store, eventually
 
@@ -51,11 +52,6 @@ class Sets:
 
     def __post_init__(self) -> None:
         variable.set(variable.get() + self.number)
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
 
 
 @pytest.fixture

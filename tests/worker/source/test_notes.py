@@ -1,9 +1,8 @@
 """What running jobs write, in exchanges with the outcomes of others."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-from store import Store, dispatch
+from each_setting import store as store
+from store import dispatch
 
 from redisjobs.model.outcome import Interrupted, Outcome, Raised
 from redisjobs.model.steps import GetSteps
@@ -13,17 +12,6 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.source.source import Source
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def store(loop_store: Store) -> Store:
-    return loop_store
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
 
 
 async def held(queue: JobQueue, source: Source) -> Execution:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import anyio
 import pytest
 import redis
+from at_work import running
 from hypothesis import given
 from hypothesis import strategies as st
 from store import RedisStore, Store, eventually, happened
@@ -47,15 +48,10 @@ def run_of(
 
 
 @asynccontextmanager
-async def running(worker_run: WorkerRun, *, grace: float = 10) -> AsyncIterator[WorkerRun]:
-    """A worker that runs, and is stopped at the end."""
-    with anyio.fail_after(40):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(worker_run.run)
-            try:
-                yield worker_run
-            finally:
-                worker_run.stop(grace)
+async def let_run(worker_run: WorkerRun, *, grace: float = 10) -> AsyncIterator[WorkerRun]:
+    """A run of a worker; at the end it is stopped, and its jobs have this long to end."""
+    async with running(worker_run, stop=lambda worker_run: worker_run.stop(grace)):
+        yield worker_run
 
 
 # Whose turn it is
@@ -412,7 +408,7 @@ async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_oth
 ) -> None:
     seen.may_end = anyio.Event()
     busy, other = queues
-    async with running(run_of(queues, concurrency=2)):
+    async with let_run(run_of(queues, concurrency=2)):
         await busy.push_many([Work(1), Work(2), Work(3)])
         await eventually(lambda: seen.now == 2)
         await other.push(Work(4))
@@ -434,7 +430,7 @@ async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_oth
 async def test_jobs_pushed_to_either_queue_of_an_idle_worker_begin_at_once(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
-    async with running(run_of(queues, concurrency=4)) as worker_run:
+    async with let_run(run_of(queues, concurrency=4)) as worker_run:
         await eventually(lambda: all(source.fetcher.waiting for source in worker_run.sources))
         for _ in range(5):
             for queue in queues:
@@ -484,7 +480,7 @@ async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_nev
             await anyio.sleep(0.1)
 
     worker_run = run_of(queues, concurrency=10, lease=1)
-    async with running(worker_run), anyio.create_task_group() as tasks:
+    async with let_run(worker_run), anyio.create_task_group() as tasks:
         tasks.start_soon(keep_busy)
         await eventually(lambda: seen.now > 1 and worker_run.sources[0].fetcher.waiting)
         await dead[1].release(refund=False, watch=False)  # by now it has to run alone
@@ -508,7 +504,7 @@ async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: S
     there.events.subscribe(SourceUnavailable, lambda event: told.append("away"))
     there.events.subscribe(SourceAvailable, lambda event: told.append("back"))
     here.events.subscribe(SourceUnavailable, lambda event: told.append("wrong"))
-    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
+    async with here, let_run(run_of([here, there], concurrency=2)) as worker_run:
         await eventually(lambda: all(source.member.opened for source in worker_run.sources))
         await there.push_many([Work(), Work()])
         await eventually(lambda: len(seen.ended) == 2)
@@ -533,7 +529,7 @@ async def test_a_worker_one_of_whose_queues_can_not_be_reached_begins_with_the_o
     away.is_away = True
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(away, "away"))
     await there.push(Work())
-    async with here, running(run_of([there, here])) as worker_run:
+    async with here, let_run(run_of([there, here])) as worker_run:
         await here.push(Work())
         await eventually(lambda: seen.ended == [here.name])
         assert worker_run.health.ready
@@ -546,7 +542,7 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
     for store in stores:
         store.is_away = True
     queues = [seen.handle(JobQueue(store, f"q{number}")) for number, store in enumerate(stores)]
-    async with running(run_of(queues)) as worker_run:
+    async with let_run(run_of(queues)) as worker_run:
         await eventually(lambda: worker_run.health.why == "the store is unavailable")
         assert (worker_run.health.live, worker_run.health.ready) == (True, False)
         stores[1].is_away = False
@@ -557,7 +553,7 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
 async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
+    async with here, let_run(run_of([here, there], concurrency=2)) as worker_run:
         await eventually(lambda: all(source.fetcher.waiting for source in worker_run.sources))
         hanging.hang()
         calls = hanging.calls
@@ -593,7 +589,7 @@ async def test_a_job_that_ran_alone_and_can_not_be_settled_keeps_no_slots_from_a
     seen.may_end = anyio.Event()
     await far.push(Work())
     await lose_twice(away)
-    async with running(run_of([near, far], lease=1)):
+    async with let_run(run_of([near, far], lease=1)):
         await eventually(lambda: seen.now == 1)
         await near.push_many([Work()] * 5)
         away.is_away = True
@@ -609,7 +605,7 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
     near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
 ) -> None:
     near, far, away = near_and_far
-    async with running(run_of([near, far])) as worker_run:
+    async with let_run(run_of([near, far])) as worker_run:
         source = worker_run.sources[0]
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
@@ -629,7 +625,7 @@ async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_ca
 ) -> None:
     driver, away = MemoryDriver(), Away()
     near, far = seen.handle(JobQueue(driver, "near")), seen.handle(JobQueue(away, "far"))
-    async with running(run_of([near, far], lease=1)) as worker_run:
+    async with let_run(run_of([near, far], lease=1)) as worker_run:
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
         away.is_away = True
@@ -683,7 +679,7 @@ async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 1000.0)  # or it would look again by itself
     near, far, away = near_and_far
     worker_run = run_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
-    async with running(worker_run):
+    async with let_run(worker_run):
         consumer, denied = worker_run.sources[0].member.consumer, anyio.Event()
         exchange = consumer.exchange
 
@@ -716,7 +712,7 @@ async def test_a_blocked_loop_is_noticed_though_the_first_queue_was_never_reache
         while not said and time.monotonic() < until:
             time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
 
-    async with running(run_of([far, near], lease=1.5)):
+    async with let_run(run_of([far, near], lease=1.5)):
         await block.push()
         await eventually(lambda: said, within=30)
 
@@ -732,7 +728,7 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
 async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
+    async with here, let_run(run_of([here, there], concurrency=2)) as worker_run:
         seen.may_end = anyio.Event()
         await there.push_many([Work()] * 4)
         await eventually(lambda: seen.now == 2)
@@ -756,7 +752,7 @@ async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
         far = pair[1].url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
         here = seen.handle(JobQueue(redis_store.url, redis_store.queue_name))
         there = seen.handle(JobQueue(far, pair[1].queue_name))
-        async with here, there, running(run_of([here, there], lease=0.6), grace=0) as worker_run:
+        async with here, there, let_run(run_of([here, there], lease=0.6), grace=0) as worker_run:
             await eventually(lambda: worker_run.health.ready)
             members = [source.member for source in worker_run.sources]
             await eventually(lambda: all(member.opened for member in members))
@@ -788,7 +784,7 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
     monkeypatch.setattr(SyncConnection, "run_all", spy)
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user, who may do everything
     queues = [seen.handle(JobQueue(server, store.queue_name)) for store in pair]
-    async with queues[0], queues[1], running(run_of(queues, lease=0.6)) as worker_run:
+    async with queues[0], queues[1], let_run(run_of(queues, lease=0.6)) as worker_run:
         await eventually(lambda: together.count(2) > 3)
         assert len(worker_run.heartbeats) == 1
         assert not any(source.member.may_be_dead for source in worker_run.sources)
@@ -800,7 +796,7 @@ async def test_a_queue_whose_keys_were_spoiled_costs_the_leases_of_no_other(
 ) -> None:
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
     spoiled, sound = (seen.handle(JobQueue(server, store.queue_name)) for store in pair)
-    async with spoiled, sound, running(run_of([spoiled, sound], lease=0.6), grace=0) as worker_run:
+    async with spoiled, sound, let_run(run_of([spoiled, sound], lease=0.6), grace=0) as worker_run:
         members = [source.member for source in worker_run.sources]
         await eventually(lambda: all(member.opened for member in members))
         client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
@@ -822,7 +818,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:
     seen.may_end = anyio.Event()
-    async with running(run_of(queues, lease=1)) as worker_run:
+    async with let_run(run_of(queues, lease=1)) as worker_run:
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
@@ -850,7 +846,7 @@ async def test_a_worker_that_is_stopped_leaves_all_queues_at_once_and_by_one_dea
     released: list[str] = []
     for queue in queues:
         queue.events.subscribe(JobsReleased, lambda event: released.append(event.queue))
-    async with running(run_of(queues), grace=0.3):
+    async with let_run(run_of(queues), grace=0.3):
         for queue in queues:
             await queue.push_many([Work(), Work()])
         await eventually(lambda: seen.now == 4)
@@ -891,7 +887,7 @@ async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_anothe
             time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
         said.append(worker_run.health)
 
-    async with near, far, running(run_of([near, far], lease=1.2)) as worker_run:
+    async with near, far, let_run(run_of([near, far], lease=1.2)) as worker_run:
         await block.push()
         await eventually(lambda: worker_run.pool.slots.held)
         worker_run.stop(30)

@@ -21,19 +21,19 @@ from redisjobs.cli.app import make
 
 
 def module_of(queue_name: str, more: str = "") -> str:
-    """The source of a module with a queue, for commands. At its URL is no server: they are told another one."""
+    """The source of a module with a queue, for commands. No server is at its URL: each command gets `--url`."""
     queue = f'queue = JobQueue("redis://127.0.0.1:1/0", name="{queue_name}")\n'
     return f"from redisjobs import JobQueue, no_retry\n\n{queue}{more}"
 
 
 def cli_result(there: sync.JobQueue, *arguments: str) -> typer.testing.Result:
-    """How a command about a queue ends, which runs in this process."""
+    """Run a command about a queue in this process; return how it ended."""
     of = ["--queue", there.name, "--url", there.driver.where]
     return typer.testing.CliRunner().invoke(make(), [*arguments, *of])
 
 
 def cli(there: sync.JobQueue, *arguments: str) -> str:
-    """What such a command prints; if it fails, this raises its error, whose exit code is `code`."""
+    """Run such a command; return what it prints, or raise its error, whose exit code is `code`."""
     ended = cli_result(there, *arguments)
     if ended.exception is not None:
         raise ended.exception

@@ -1,5 +1,6 @@
-"""The SQL and the Lua keep to the line length that ruff checks in Python."""
+"""Rules of the sources that ruff does not check."""
 
+import ast
 import tomllib
 from pathlib import Path
 
@@ -23,3 +24,14 @@ def test_no_line_of_sql_or_lua_is_longer_than_a_line_of_python_may_be() -> None:
     ]
 
     assert long == []
+
+
+def test_no_table_of_the_package_is_spread_from_tuples_to_please_the_formatter() -> None:
+    spread = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "redisjobs").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple | ast.List | ast.Set)
+    ]
+
+    assert spread == []

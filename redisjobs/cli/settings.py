@@ -26,7 +26,8 @@ def _size(text: str) -> int:
 Concurrency = Annotated[
     int | None,
     typer.Option(
-        *("--concurrency", "-c"),
+        "--concurrency",
+        "-c",
         min=1,
         help="Jobs that run at once, in each process.",
         show_default="100, or 10 if a handler is a plain function",

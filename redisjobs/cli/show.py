@@ -25,15 +25,11 @@ _WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal
 _SHORT, _LINE = 60, 200  # characters of a long text in a list, and of one that has a line to itself
 _LONG = ("parameters", "error", "progress", "result")
 _COLUMNS = {
-    None: (
-        *("job_id", "name", "state", "attempt", "queued_at"),
-        *("duration", "progress", "why_waiting", "worker", "error"),
-    ),
+    None: "job_id name state attempt queued_at duration progress why_waiting worker error".split(),
     State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "why_waiting", "parameters"),
     State.RUNNING: (
-        *("job_id", "name", "priority", "attempt", "deliveries"),
-        *("started_at", "duration", "progress", "worker", "parameters"),
-    ),
+        "job_id name priority attempt deliveries started_at duration progress worker parameters"
+    ).split(),
     State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "why_waiting", "error"),
     State.SUSPENDED: (
         "job_id",

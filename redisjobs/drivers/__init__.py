@@ -7,8 +7,7 @@ from redisjobs.base.visible import without_password
 from redisjobs.model.driver import Driver, SyncDriver
 
 _SCHEMES = (
-    *("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
-    *("postgresql", "postgres"),
+    "redis rediss unix redis+cluster rediss+cluster redis+sentinel rediss+sentinel postgresql postgres".split()
 )
 _POSTGRES = ("postgresql://", "postgres://")
 

@@ -36,10 +36,9 @@ class Row:
     history: str = ""  # what happened to it that is not usual, one event a line; see `JobInfo.history`
 
 
-COUNTERS = [
-    *("pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"),
-    *("trimmed", "replaced", "suspended", "woken"),
-]
+COUNTERS = (
+    "pushed completed retried dead reclaimed released cancelled requeued deleted trimmed replaced suspended woken"
+).split()
 """The counters of a queue."""
 
 

@@ -64,10 +64,12 @@ REFUSED = {
     "import",
     "signal",
 }  # what may be refused when the server is full
-READERS = {
-    *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken", "steps", "find_children", "chunks"),
-}
+READERS = frozenset(
+    (
+        "find counts schedules backlog scan groups pauses limits workers statistics ahead relayed taken steps "
+        "find_children chunks"
+    ).split()
+)
 FAILED = DeadLetter("failed", "ValueError: no")
 
 
@@ -972,10 +974,7 @@ async def test_jobs_whose_consumer_was_removed_run_again_and_no_others(
     await other.reclaim()  # which tells that something was handed back, as a notification would
 
     again = await claim(other, 9)
-    assert [lease.job_id for lease in again] == [
-        *("high-0", "high-1", "high-2", "normal-0"),
-        *("normal-2", "low-0", "low-1", "low-2"),
-    ]
+    assert [lease.job_id for lease in again] == "high-0 high-1 high-2 normal-0 normal-2 low-0 low-1 low-2".split()
     assert {lease.deliveries for lease in again} == {1}  # the others are forgotten
     assert (await worker.exchange([(held[0], Ack())], None)).replies == [Reply.LEASE_LOST]
     assert happened(await queue.driver.read(Count()))["reclaimed"] == 4

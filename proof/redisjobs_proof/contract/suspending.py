@@ -348,9 +348,8 @@ async def test_suspended_jobs_are_listed_by_the_time_that_they_wait_for_those_wi
         await suspended(store, one, settlement, job_id)
         store.clock.advance(0.001)
 
-    assert [row.job_id for row in await rows_of(store.driver, State.SUSPENDED)] == [
-        *("soon", "later", "late", "never", "never again")
-    ]
+    rows = await rows_of(store.driver, State.SUSPENDED)
+    assert [row.job_id for row in rows] == ["soon", "later", "late", "never", "never again"]
     assert await rows_of(store.driver, State.DELAYED) == []
 
 

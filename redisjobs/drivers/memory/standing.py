@@ -32,7 +32,12 @@ def _ahead(memory: Memory, query: Ahead) -> Standing:
     count, limit = sum(_is_before(other, job) for other in line.waiting.values()), memory.limits.get(line.name)
     holders = [(other.place.worker, other.id) for other in memory.running() if other.id in line.running]
     return Standing(
-        *(now_ms, job_id, key_ms, min(count, _MOST), count > _MOST, line.counts_as),
+        now_ms,
+        job_id,
+        key_ms,
+        ahead=min(count, _MOST),
+        has_more=count > _MOST,
+        bucket=line.counts_as,
         turn_ms=memory.turns.get(line.counts_as),
         limit=limit.text if limit else "",
         running=len(line.running),

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from redisjobs.drivers.postgres import (
+from redisjobs.drivers.postgres import (  # noqa: F401  # they register the calls of queries and changes
     chunks,
     health,
     keeping,
@@ -46,26 +46,6 @@ from redisjobs.model.times import LONGEST_TRY
 from redisjobs.model.transitions import NewJob, Pushed
 
 T = TypeVar("T")
-
-# Importing them registers the calls of queries and changes.
-_ = (
-    *(
-        chunks,
-        health,
-        keeping,
-        limits,
-        moving,
-        pausing,
-        reading,
-        requeuing,
-        results,
-        schedules,
-        settings,
-        standing,
-    ),
-    statistics,
-    steps,
-)
 
 _LONGEST_NAME = 200  # bytes of a queue's name: an entry of an index has it with an id, or with a limit key
 _MOST_STALE = 3  # tries of a push that the database gets too late, by its clock

@@ -16,7 +16,7 @@ _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
 _NOT_NOW = (
     *_AGAIN,
-    *("25006", "53300", "53400", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
+    *"25006 53300 53400 57014 57P01 57P02 57P03 57P04 57P05".split(),
     "0A000",  # of statements that are right: a plan is no good any more, or the server is a replica now
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory

@@ -11,8 +11,7 @@ from redisjobs.model.health import Audit, Audited, CheckServer, Fault, ServerFac
 
 _OLD_MS = 60_000  # of a snapshot that is reported
 _PARTS = (
-    *("jobs", "lines", "uniques", "held", "shares", "buckets"),
-    *("waiters", "steps", "groups", "children", "workers", "beats", "results", "progress"),
+    "jobs lines uniques held shares buckets waiters steps groups children workers beats results progress".split()
 )
 """The parts of an audit, in order; `functions/health.sql` has what each looks at."""
 

@@ -23,16 +23,14 @@ IsOpen = Callable[[], bool]
 
 _IDLE, _ACTIVE, _IN_BLOCK, _IN_ERROR, _UNKNOWN = range(5)  # psycopg's TransactionStatus
 _ABORTED = "25P02"
-_REFUSALS = {
-    *("InterfaceError", "ConnectionDoesNotExistError"),  # of asyncpg; the former of Django, too
-    *(
-        "PendingRollbackError",
-        "ResourceClosedError",
-        "InvalidRequestError",
-        "IllegalStateChangeError",
-    ),  # SQLAlchemy
-    "TransactionManagementError",  # Django
-}
+_REFUSALS = frozenset(
+    # asyncpg's two, SQLAlchemy's four and Django's; Django has an InterfaceError, too
+    (
+        "InterfaceError ConnectionDoesNotExistError "
+        "PendingRollbackError ResourceClosedError InvalidRequestError IllegalStateChangeError "
+        "TransactionManagementError"
+    ).split()
+)
 """Errors of a library that sent nothing, because the connection can't be used now."""
 
 _TAKEN = (

@@ -27,24 +27,13 @@ _PAGE, _MOST = 100, 500  # members of the first page, and of any; a page of larg
 _PAGE_BYTES = 512 * 1024
 _KEYS = "500"  # keys of the server that one SCAN goes through
 
-_LASTING = {
-    *("inbox", "ready:high", "ready:normal", "ready:low", "dead", "completed", "cancelled", "retention", "paused"),
-    *(
-        "paused:names",
-        "held",
-        "limits",
-        "jobs",
-        "due",
-        "suspended",
-        "delayed",
-        "large",
-        "stats",
-        "workers",
-        "fenced",
-        "layout",
-    ),
-    *("schedules", "groups", "history", "shares", "lines", "turns", "taken", "signals", "cancelling"),
-}
+_LASTING = frozenset(
+    (
+        "inbox ready:high ready:normal ready:low dead completed cancelled retention paused paused:names held "
+        "limits jobs due suspended delayed large stats workers fenced layout schedules groups history shares "
+        "lines turns taken signals cancelling"
+    ).split()
+)
 _CHECKED = (
     "unique",
     "worker",

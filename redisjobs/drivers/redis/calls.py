@@ -323,7 +323,9 @@ _CALLS: Mapping[type[Any], _Call] = {
     queries.Scan: _Call(
         "scan",
         lambda asked, now: [
-            *(asked.state, raw_id(asked.after), str(asked.limit)),
+            asked.state,
+            raw_id(asked.after),
+            str(asked.limit),
             *_filter_words(asked.filter),
             now,
         ],

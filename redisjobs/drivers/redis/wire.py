@@ -22,8 +22,7 @@ NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 _IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # the script and line of an error
 # Error codes of a server that may answer later. redis-py makes classes of some codes, newer releases of more.
 _NOT_NOW = (
-    *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "NOREPLICAS"),
-    *("BUSY", "UNKILLABLE", "MISCONF", "UNBLOCKED"),
+    "READONLY MASTERDOWN CLUSTERDOWN TRYAGAIN MOVED ASK NOREPLICAS BUSY UNKILLABLE MISCONF UNBLOCKED".split()
 )
 _NOT_NOW_CLASSES = (
     redis_errors.ReadOnlyError,

@@ -19,10 +19,12 @@ _LEVELS = {
 }
 """The colours of levels, the worst first."""
 
-_OF_JOBS = {
-    *("stranded", "parked", "no record", "no due time", "waits", "unreadable", "twice", "unlocated"),
-    *("ghost", "held", "waiters", "signals", "steps"),
-}
+_OF_JOBS = frozenset(
+    (
+        "stranded, parked, no record, no due time, waits, unreadable, twice, unlocated, ghost, held, waiters, "
+        "signals, steps"
+    ).split(", ")
+)
 """The checks whose examples are ids of jobs."""
 
 

@@ -51,11 +51,12 @@ _COLORS: Mapping[Cause, str] = {
 }
 """The colours of causes; that of a cause that is not here is `idle`."""
 
-_SHOWN = {
-    *("job", "name", "state", "priority", "attempt", "deliveries", "unique_key", "parent", "worker", "duration"),
-    *("error", "reason", "fingerprint", "progress", "alike", "child_of"),
-    *("pushed_at", "started_at", "due_at", "failed_at", "finished_at", "waits_for", "since", "wakes_at"),
-}
+_SHOWN = frozenset(
+    (
+        "job name state priority attempt deliveries unique_key parent worker duration error reason fingerprint "
+        "progress alike child_of pushed_at started_at due_at failed_at finished_at waits_for since wakes_at"
+    ).split()
+)
 """The facts of `Why` that other parts of the page show."""
 
 _MOST_STEPS = 100  # in a story

@@ -25,9 +25,8 @@ _PAGE = 1000
 _HOUR_MS = 3_600_000
 _UNWATCHED = 30.0  # seconds in which workers notice that a fenced worker's consumer needs no more watching
 _LASTING = (
-    *("inbox", "ready:high", "ready:normal", "ready:low", "jobs", "large", "dead", "stats", "layout", "workers"),
-    *("fenced", "schedules", "limits", "groups"),
-)
+    "inbox ready:high ready:normal ready:low jobs large dead stats layout workers fenced schedules limits groups"
+).split()
 """Keys that may stay, without the queue's prefix."""
 _COUNTED = {"due": "ZCARD", "suspended": "ZCARD", "delayed": "HLEN", "signals": "HLEN", "waiters": "HLEN"}
 """Keys that may not have a job, and how many they have."""

@@ -27,19 +27,9 @@ if TYPE_CHECKING:  # it needs psycopg, which is an extra
     from redisjobs_proof.torture.topology.standby import Pair
 
 _FACTS = (
-    *(
-        "name",
-        "hits",
-        "recovery",
-        "lingers",
-        "reaches",
-        "unsteady",
-        "forgets_deliveries",
-        "releases_at_once",
-        "grace",
-    ),
-    *("silent", "lost", "pids", "jobs", "db", "detail", "lossy", "keeps_jobs", "uneven"),
-)
+    "name hits recovery lingers reaches unsteady forgets_deliveries releases_at_once grace silent lost pids "
+    "jobs db detail lossy keeps_jobs uneven"
+).split()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from functools import partial, wraps
 from itertools import count
 from typing import Any
 
-from redisjobs.drivers.memory import children, chunks, claims, ends, moving, operator, pushes, steps, worker
+from redisjobs.drivers.memory import children, chunks, claims, ends, operator, pushes, steps, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
 from redisjobs.drivers.memory.state import CHANGES, QUERIES, Job, Memory, Worker
@@ -27,6 +27,7 @@ from redisjobs.model.transitions import (
     Settlements,
     Turn,
 )
+from redisjobs_proof.contract import memory_moving
 
 
 def pushes_what_is_there() -> None:
@@ -236,7 +237,7 @@ def cancels_no_children() -> None:
 
 def parts_parents_from_children() -> None:
     """A move takes a job while others wait for its outcome."""
-    moving._stays = lambda memory, job, most_bytes: False
+    memory_moving._stays = lambda memory, job, most_bytes: False
 
 
 def imports_again() -> None:
@@ -244,7 +245,7 @@ def imports_again() -> None:
     take_in = CHANGES[Import]
 
     def forget(memory: Memory, change: Import) -> list[Pushed]:
-        memory.imported.clear()
+        memory_moving.moves_of(memory).imported.clear()
         return list(take_in(memory, change))
 
     CHANGES[Import] = forget
@@ -252,7 +253,7 @@ def imports_again() -> None:
 
 def imports_no_steps() -> None:
     """A job from elsewhere comes without what it has saved."""
-    moving._keep_saved = lambda memory, taken: None
+    memory_moving._keep_saved = lambda memory, taken: None
 
 
 def lacks_measure() -> None:

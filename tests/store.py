@@ -32,6 +32,7 @@ from redisjobs.model.transitions import Lease
 from redisjobs.testing.clock import Clock as Clock
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.source import Source
+from redisjobs_proof.contract import memory_moving as memory_moving
 from redisjobs_proof.contract.acts import Heart as Heart
 from redisjobs_proof.contract.acts import happened as happened
 from redisjobs_proof.contract.acts import take_over as take_over

@@ -6,6 +6,7 @@ from dataclasses import replace
 from redisjobs.model.moving import FindTaken, Import, InTransit, Take, Taken
 from redisjobs.model.queries import Find, Row
 from redisjobs.model.transitions import Pushed, Reply
+from redisjobs_proof.contract import memory_moving as memory_moving  # registers the moves of memory
 from redisjobs_proof.contract.acts import found, row_of
 from redisjobs_proof.contract.store import DriverStore
 

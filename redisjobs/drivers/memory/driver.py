@@ -17,7 +17,6 @@ from redisjobs.drivers.memory import (
     claims,
     health,
     limits,
-    moving,
     operator,
     pushes,
     relaying,
@@ -36,7 +35,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 T = TypeVar("T")
 
 # Importing them registers the functions that answer queries and changes.
-_ = (chunks, health, moving, operator, relaying, schedules, standing, statistics)
+_ = (chunks, health, operator, relaying, schedules, standing, statistics)
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

@@ -4,7 +4,6 @@ Nothing outlives the process. Times whose names end in `_ms` or `_us` are by the
 monotonic clock, in seconds.
 """
 
-import secrets
 import threading
 import time
 from collections import deque
@@ -19,7 +18,6 @@ from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
-from redisjobs.model.moving import Taken
 from redisjobs.model.queries import Query
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.steps import Saved
@@ -271,10 +269,6 @@ class Memory:
         self.refused = Expiring[Push, bool]()  # pushes that were refused when they were repeated
         self.answers = Expiring[Push, Pushed]()  # answers to pushes that met a unique key
         self.relayed: dict[str, dict[str, int]] = {}  # by outbox: its rows, and when each was answered, in ms
-        self.name = secrets.token_hex(16)  # what a move of the queue calls it
-        self.last_taken = 0  # the number of the last job that was put in transit
-        self.transit: dict[str, Taken] = {}  # by place
-        self.imported: dict[str, tuple[str, set[str]]] = {}  # by source: the last place, and those refused
         self.outcomes = Expiring[str, JobStatus]()  # how jobs ended whose result is kept
         self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()

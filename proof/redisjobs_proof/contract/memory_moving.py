@@ -1,7 +1,13 @@
-"""Takes jobs out of the queue for another store, and imports those of another one."""
+"""How the memory driver moves jobs, for the contract of a driver: no command reaches a queue in memory.
+
+Importing this module registers it with the driver.
+"""
 
 import math
+import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from redisjobs.drivers.memory.children import outcomes_of
 from redisjobs.drivers.memory.ends import forget, remember
@@ -22,14 +28,32 @@ from redisjobs.model.transitions import Pushed, Reply
 _PAGE = 1024 * 1024  # about the bytes of the jobs that are found at once
 
 
+@dataclass
+class Moves:
+    """The moves of one queue, from it and to it."""
+
+    name: str = field(default_factory=lambda: secrets.token_hex(16))  # what a move of the queue calls it
+    last_taken: int = 0  # the number of the last job that was put in transit
+    transit: dict[str, Taken] = field(default_factory=dict)  # by place
+    imported: dict[str, tuple[str, set[str]]] = field(default_factory=dict)  # by source: last place, those refused
+
+
+_of_queues = WeakKeyDictionary[Memory, Moves]()
+
+
+def moves_of(memory: Memory) -> Moves:
+    """Return the moves of a queue."""
+    return _of_queues.setdefault(memory, Moves())
+
+
 @answers(moving.Take)
 def _take(memory: Memory, change: moving.Take) -> moving.Took:
-    replies, left = list[Reply](), _PAGE
+    replies, left, moves = list[Reply](), _PAGE, moves_of(memory)
     for row in change.rows:
         replies.append(_take_one(memory, row, change.most_bytes) if left > 0 else Reply.PARTIAL)
         if replies[-1] is Reply.OK:
-            left -= _saved_bytes(memory.transit[next(reversed(memory.transit))])
-    return moving.Took(memory.name, replies)
+            left -= _saved_bytes(moves.transit[next(reversed(moves.transit))])
+    return moving.Took(moves.name, replies)
 
 
 def _take_one(memory: Memory, row: Row, most_bytes: int) -> Reply:
@@ -39,9 +63,10 @@ def _take_one(memory: Memory, row: Row, most_bytes: int) -> Reply:
     if not job.has_ended and _stays(memory, job, most_bytes):
         return Reply.STAYS
     now_ms = memory.now_ms()
-    memory.last_taken = max(memory.last_taken + 1, now_ms * 1000)
-    place, is_waiting = f"{memory.last_taken:020d}", job.state in WAITING
-    memory.transit[place] = Taken(
+    moves = moves_of(memory)
+    moves.last_taken = max(moves.last_taken + 1, now_ms * 1000)
+    place, is_waiting = f"{moves.last_taken:020d}", job.state in WAITING
+    moves.transit[place] = Taken(
         place=place,
         job_id=job.id,
         state=job.state,
@@ -112,14 +137,14 @@ def _outcome(memory: Memory, job: Job) -> Outcome | None:
 
 @answers(moving.FindTaken)
 def _find(memory: Memory, query: moving.FindTaken) -> moving.InTransit:
-    found, left = list[Taken](), _PAGE
-    for place, job in memory.transit.items():
+    found, left, moves = list[Taken](), _PAGE, moves_of(memory)
+    for place, job in moves.transit.items():
         if place > query.after:
             left -= _weight(job)
             if len(found) == query.limit or (found and left < 0):
                 break
             found.append(job)
-    return moving.InTransit(memory.name if memory.last_taken else "", found, len(memory.transit))
+    return moving.InTransit(moves.name if moves.last_taken else "", found, len(moves.transit))
 
 
 def _weight(job: Taken) -> int:
@@ -142,7 +167,7 @@ def _outcome_bytes(outcome: ChildOutcome) -> int:
 @answers(moving.ForgetTaken)
 def _forget(memory: Memory, change: moving.ForgetTaken) -> Reply:
     for place in change.places:
-        memory.transit.pop(place, None)
+        moves_of(memory).transit.pop(place, None)
     return Reply.OK
 
 
@@ -156,7 +181,8 @@ def _find_retention(memory: Memory, query: moving.FindRetention) -> Retention | 
 
 @answers(moving.Import)
 def _import(memory: Memory, change: moving.Import) -> list[Pushed]:
-    last, refused = memory.imported.get(change.source, ("", set[str]()))
+    imported = moves_of(memory).imported
+    last, refused = imported.get(change.source, ("", set[str]()))
     answers = []
     for job in change.jobs:
         if job.place <= last and job.place not in refused:
@@ -170,7 +196,7 @@ def _import(memory: Memory, change: moving.Import) -> list[Pushed]:
             refused.add(job.place)
         last = max(last, job.place)
         answers.append(answer or Pushed(Reply.OK))
-    memory.imported[change.source] = last, refused
+    imported[change.source] = last, refused
     return answers
 
 

@@ -5,13 +5,15 @@
 -- ARGV[1]  job           job id; '' = the job that holds the key
 -- ARGV[2]  key           a unique key; '' = none
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
--- Returns  {now ms, job id, ttl, ahead, more, bucket, turn, limit, running, {worker, job id, ...}, held, promoter,
---          alike, inbox, ended}
---          job id    of the holder of the key, or ''
+-- Returns  {name, value, ...}
+--          now       ms
+--          id        of the job, or of the holder of the key; or ''
 --          ttl       ms for which it holds the key; -1: until it ends
 --          ahead     number of jobs that start before it; more: 1 if there are more
---          bucket    if it waits in a line, its bucket; else ''. turn: when the next job of the line may start, ms
---                    or ''; limit: of its name; running: number of jobs under it, and some of these
+--          bucket    if it waits in a line, its bucket; else ''
+--          turn      when the next job of the line may start, ms or ''
+--          limit     of its name
+--          running   number of jobs under it; some: {worker, job id, ...} of these
 --          held      since when it is held, ms or ''
 --          promoter  the worker that promotes
 --          alike     number of dead letters of its kind
@@ -98,7 +100,9 @@ elseif not place and job ~= '' then
   local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job), mark('refused ' .. job))
   said.ended = ended and not ended[2] and 1 or 0
 end
-return {whole(now_ms), job, ttl, math.min(count, most), is_full() and 1 or 0, said.bucket or '', said.turn,
-  said.limit, said.running,
-  said.some, redis.call('HGET', KEYS.held, job) or '', redis.call('GET', KEYS.promoter) or '', said.alike,
-  said.inbox, said.ended}
+return {
+  'now', whole(now_ms), 'id', job, 'ttl', ttl, 'ahead', math.min(count, most), 'more', is_full() and 1 or 0,
+  'bucket', said.bucket or '', 'turn', said.turn, 'limit', said.limit, 'running', said.running, 'some', said.some,
+  'held', redis.call('HGET', KEYS.held, job) or '', 'promoter', redis.call('GET', KEYS.promoter) or '',
+  'alike', said.alike, 'inbox', said.inbox, 'ended', said.ended,
+}

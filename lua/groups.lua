@@ -5,10 +5,13 @@
 --
 -- ARGV[1]  after   where the step before stopped; '' to begin
 -- ARGV[2]  now_ms  int ms; '' = the server's clock
--- Returns  {after, group, ...}: where the next step begins, '' at the end; and for each kind
---          {kind, reason, error type, count, first ms, last ms, job id, error, {12 numbers}, name, ...}: when its
---          first and last jobs became dead letters; id and error of the newest; the number of letters of each five
---          minutes of the last hour; and the job names of the newest ten. A text is cut after 1,000 bytes
+-- Returns  {after, group, ...}: where the next step begins, '' at the end; and for each kind {name, value, ...}.
+--          A text is cut after 1,000 bytes
+--          kind, count
+--          first, last  when the first and the last of its jobs became dead letters, ms
+--          reason, error_type, id, error: of the newest of them
+--          recent       {12 numbers}: how many became dead letters in each five minutes of the last hour
+--          names        {name, ...}: the job names of the newest ten
 
 --- @include now field rank_after entry_at bytes_of whole
 local after, now_ms = ARGV[1], now(ARGV[2])
@@ -66,10 +69,12 @@ local function describe(kind)
     if not known[name] then names[#names + 1], known[name] = name, true end
   end
   local first = letters[1] or {}
-  local texts = {text_of(first, 'reason'), text_of(first, 'error_type')}
-  return {kind, texts[1], texts[2], count, whole(tonumber(oldest)), whole(tonumber(newest[2])),
-    field(first, 'id') or '',
-    text_of(first, 'error'), recent_in(group, newest, count), unpack(names)}
+  return {
+    'kind', kind, 'count', count, 'first', whole(tonumber(oldest)), 'last', whole(tonumber(newest[2])),
+    'reason', text_of(first, 'reason'), 'error_type', text_of(first, 'error_type'),
+    'id', field(first, 'id') or '', 'error', text_of(first, 'error'),
+    'recent', recent_in(group, newest, count), 'names', names,
+  }
 end
 
 local groups, left_off = {}, ''

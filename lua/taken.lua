@@ -6,12 +6,19 @@
 -- ARGV[2]  limit         int     the most jobs to list
 -- ARGV[3]  now_ms        int ms; '' = the server's clock
 -- Returns  {name, total, row, ...}: the name of this queue among those of all stores, '' if it has none yet; the
---          number of jobs in transit in all; and the rows. A row has '' for a value that its job lacks: {entry,
---          id, state, priority, due (ms), held (1), since when it was in its state (ms), when it was taken (ms),
---          {name, value, ...}, until when it holds the unique key that it has for a time (ms), outcome, result,
---          until when these two are kept (ms each), {name, value, ...} of its saved steps, see `steps:<id>` in
---          lua/README.md, {name, value, ...} of its signals, and for each group of its children its token, their
---          number and how each has ended, as find_children says}
+--          number of jobs in transit in all; and the rows, {name, value, ...}, with '' for a value that its job
+--          lacks
+--          entry, id, state, priority
+--          due       ms
+--          held      1 if it is held
+--          since     since when it was in its state, ms
+--          taken     when it was taken, ms
+--          fields    {name, value, ...} of its entry
+--          window    until when it holds the unique key that it has for a time, ms
+--          outcome, result, and until when they are kept, ms: outcome_until, result_until
+--          steps     {name, value, ...}, see `steps:<id>` in lua/README.md
+--          signals   {name, value, ...}
+--          children  of each group its token, the number of children, and how each has ended, see find_children
 
 --- @include now checked field page bytes_of whole
 local after, limit, now_ms = ARGV[1], tonumber(ARGV[2]), now(ARGV[3])
@@ -42,19 +49,21 @@ end
 local function row(entry, taken)
   local id, state, fields = field(taken, 'id'), field(taken, 'state'), cjson.decode(field(taken, 'fields'))
   local outcome, result, until_outcome, until_result = ending(id, state)
-  return {entry, id, state, field(taken, 'priority'), field(taken, 'due') or '', field(taken, 'held') or '',
-    field(taken, 'since'),
-    field(taken, 'taken_at'), fields, window(id, fields), outcome, result, until_outcome,
-    until_result, list(taken, 'steps'),
-    list(taken, 'signals'), list(taken, 'children')}
+  return {
+    'entry', entry, 'id', id, 'state', state, 'priority', field(taken, 'priority'),
+    'due', field(taken, 'due') or '', 'held', field(taken, 'held') or '', 'since', field(taken, 'since'),
+    'taken', field(taken, 'taken_at'), 'fields', fields, 'window', window(id, fields),
+    'outcome', outcome, 'result', result, 'outcome_until', until_outcome, 'result_until', until_result,
+    'steps', list(taken, 'steps'), 'signals', list(taken, 'signals'), 'children', list(taken, 'children'),
+  }, #outcome + #result
 end
 
 local rows, bytes, many, most_bytes = {}, 0, 1, 1048576
 while many > 0 do
   local found = redis.pcall('XRANGE', KEYS.taken, after == '' and '-' or '(' .. after, '+', 'COUNT', many)
   for _, one in ipairs(checked('stream', KEYS.taken, found)) do
-    local read = row(one[1], one[2])
-    bytes = bytes + bytes_of(one[2]) + #read[11] + #read[12]
+    local read, of_its_end = row(one[1], one[2])
+    bytes = bytes + bytes_of(one[2]) + of_its_end
     if #rows > 0 and bytes > most_bytes then break end
     rows[#rows + 1], after = read, one[1]
   end

@@ -1,8 +1,12 @@
--- viewer: returns a function that makes a job's row, with '' for a value that does not apply:
---   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why,
---   progress, history}
--- place: for a delayed job `delayed:` and its priority. held: 1 if it is held. idle: how long its consumer has had
--- it. why: the reason it can't start, besides its place in line and due time. A key of another type is no reason.
+-- viewer: returns a function that makes a job's row, {name, value, ...}. A value that does not apply is ''.
+--   id, entry, deliveries, mark, progress, history
+--   place     of a delayed job `delayed:` and its priority
+--   due       ms
+--   consumer  the job's worker, or the consumer that stands for where it waits
+--   held      1 if it is held, else 0
+--   fields    {name, value, ...} of its entry
+--   now, idle ms: the time, and how long its consumer has had it
+--   why       the reason it can't start, besides its place in line and due time. A key of another type is no reason
 --- @include field is_waiting whole history
 local function viewer(now_ms)
   -- Only commands that every role with read access may run.
@@ -27,8 +31,12 @@ local function viewer(now_ms)
     local is_held = type(redis.pcall('HGET', KEYS.held, job)) == 'string'
     local why = not is_aside and is_waiting(consumer) and obstacle(consumer, is_held, fields) or ''
     local progress = not is_aside and redis.pcall('GET', KEYS['progress:'] .. job)
-    return {job, place, entry, due_ms or '', consumer or '', deliveries or '', mark, is_held and 1 or 0,
-      fields, whole(now_ms),
-      idle_ms or '', why, type(progress) == 'string' and progress or '', history(fields, place .. ' ' .. entry)}
+    return {
+      'id', job, 'place', place, 'entry', entry, 'due', due_ms or '', 'consumer', consumer or '',
+      'deliveries', deliveries or '', 'mark', mark, 'held', is_held and 1 or 0, 'fields', fields,
+      'now', whole(now_ms), 'idle', idle_ms or '', 'why', why,
+      'progress', type(progress) == 'string' and progress or '',
+      'history', history(fields, place .. ' ' .. entry),
+    }
   end
 end

@@ -115,9 +115,9 @@ def _fire_words(change: stored.Fire, now: str) -> Wire:
 
 
 def _row(reply: Any) -> queries.Row:
-    job_id, place, entry, due, consumer, deliveries, mark, held, flat, now, idle, why, progress, history = reply
-    where = place.decode()
-    fields = pairs(flat)
+    found = pairs(reply)
+    where, entry, due, mark = found[b"place"].decode(), found[b"entry"].decode(), found[b"due"], found[b"mark"]
+    consumer, fields = found[b"consumer"], pairs(found[b"fields"])
     if where in ASIDE:
         state, priority = State(where), shown(fields.get(b"priority", b"normal"))
     elif where.startswith("delayed:"):
@@ -126,32 +126,41 @@ def _row(reply: Any) -> queries.Row:
     else:
         state, priority = State.READY if is_waiting(consumer) else State.RUNNING, where
     is_for_ever = state is State.SUSPENDED and due == b"inf"
-    ran_ms = int(idle) if state is State.RUNNING else None
+    ran_ms = int(found[b"idle"]) if state is State.RUNNING else None
     return queries.Row(
-        job_id=text_id(job_id),
+        job_id=text_id(found[b"id"]),
         state=state,
         priority=Priority(priority) if priority in list(Priority) else Priority.NORMAL,
-        key=entry.decode(),
-        queued_ms=queued_ms_of(entry.decode()),
+        key=entry,
+        queued_ms=queued_ms_of(entry),
         due_ms=int(max(-FAR, min(float(due), FAR))) if due and not is_for_ever else None,
         worker=shown(consumer) if state is State.RUNNING else "",
-        deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
+        deliveries=int(found[b"deliveries"] or 0),
         cancelling=mark == b"cancelling",
         fields=fields,
-        held=bool(held) and state in WAITING,
-        started_ms=None if ran_ms is None else int(now) - ran_ms,
+        held=bool(found[b"held"]) and state in WAITING,
+        started_ms=None if ran_ms is None else int(found[b"now"]) - ran_ms,
         ran_ms=ran_ms,
-        why_waiting=WhyWaiting(why.decode()) if why else None,
-        progress=progress,
-        history=shown(history),
+        why_waiting=WhyWaiting(found[b"why"].decode()) if found[b"why"] else None,
+        progress=found[b"progress"],
+        history=shown(found[b"history"]),
     )
 
 
 def _group(reply: Any) -> queries.DeadKind:
-    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, recent, *names = reply
-    kind = shown(fingerprint), shown(reason), shown(error_type)
-    times = int(first_ms), int(last_ms)
-    return queries.DeadKind(*kind, count, *times, text_id(job_id), shown(error), [*map(shown, names)], recent)
+    found = pairs(reply)
+    return queries.DeadKind(
+        fingerprint=shown(found[b"kind"]),
+        reason=shown(found[b"reason"]),
+        error_type=shown(found[b"error_type"]),
+        count=found[b"count"],
+        first_ms=int(found[b"first"]),
+        last_ms=int(found[b"last"]),
+        job_id=text_id(found[b"id"]),
+        error=shown(found[b"error"]),
+        names=[*map(shown, found[b"names"])],
+        recent=found[b"recent"],
+    )
 
 
 def _backlog(reply: Any) -> queries.Backlog:
@@ -186,23 +195,24 @@ def _pauses(reply: Any) -> queries.Pauses:
 
 
 def _standing(reply: Any) -> Standing:
-    now_ms, job_id, ttl, ahead, more, bucket, turn, limit, running, some, held, promoter, alike, *last = reply
+    found = pairs(reply)
+    some, turn, held = found[b"some"], found[b"turn"], found[b"held"]
     return Standing(
-        now_ms=int(now_ms),
-        job_id=text_id(job_id),
-        key_ms=ttl if ttl >= 0 else None,
-        ahead=ahead,
-        has_more=bool(more),
-        bucket=shown(bucket),
+        now_ms=int(found[b"now"]),
+        job_id=text_id(found[b"id"]),
+        key_ms=found[b"ttl"] if found[b"ttl"] >= 0 else None,
+        ahead=found[b"ahead"],
+        has_more=bool(found[b"more"]),
+        bucket=shown(found[b"bucket"]),
         turn_ms=int(max(0, min(float(turn), FAR))) if turn else None,
-        limit=shown(limit),
-        running=running,
+        limit=shown(found[b"limit"]),
+        running=found[b"running"],
         holders=[(shown(worker), text_id(holder)) for worker, holder in zip(some[::2], some[1::2], strict=True)],
         held_ms=_whole(held) if held else None,
-        promoter=shown(promoter).partition(" ")[2],
-        alike=alike,
-        in_inbox=bool(last[0]),
-        has_ended=bool(last[1]),
+        promoter=shown(found[b"promoter"]).partition(" ")[2],
+        alike=found[b"alike"],
+        in_inbox=bool(found[b"inbox"]),
+        has_ended=bool(found[b"ended"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from secrets import token_hex
+from typing import Any
 
 from redisjobs.drivers.redis.calls import FAR, child_outcomes, steps_of
 from redisjobs.drivers.redis.commands import Command, Commands, Steps
@@ -36,7 +37,7 @@ def _place_of(row: Row) -> str:
 def find_taken(commands: Commands, query: moving.FindTaken) -> Steps[moving.InTransit]:
     """Read jobs in transit."""
     ((name, total, *rows),) = yield [commands.run("taken", [_entry(query.after), str(query.limit), commands.now])]
-    return moving.InTransit(shown(name), [_taken(*row) for row in rows], total)
+    return moving.InTransit(shown(name), [*map(_taken, rows)], total)
 
 
 def _place(entry: str) -> str:
@@ -48,40 +49,24 @@ def _entry(place: str) -> str:
     return "-".join(str(int(number)) for number in place.split("-")) if place else ""
 
 
-def _taken(
-    entry: bytes,
-    job_id: bytes,
-    state: bytes,
-    priority: bytes,
-    due: bytes,
-    held: bytes,
-    since: bytes,
-    taken_at: bytes,
-    fields: Sequence[bytes],
-    window: bytes,
-    outcome: bytes,
-    result: bytes,
-    until: bytes,
-    result_until: bytes,
-    saved: Sequence[bytes],
-    signals: Sequence[bytes],
-    children: Sequence[bytes],
-) -> Taken:
+def _taken(reply: Any) -> Taken:
+    found = pairs(reply)
+    due, window = found[b"due"], found[b"window"]
     return Taken(
-        place=_place(entry.decode()),
-        job_id=text_id(job_id),
-        state=State(state.decode()),
-        priority=Priority(priority.decode()),
-        fields=pairs(fields),
-        since_ms=int(since),
-        taken_ms=int(taken_at),
+        place=_place(found[b"entry"].decode()),
+        job_id=text_id(found[b"id"]),
+        state=State(found[b"state"].decode()),
+        priority=Priority(found[b"priority"].decode()),
+        fields=pairs(found[b"fields"]),
+        since_ms=int(found[b"since"]),
+        taken_ms=int(found[b"taken"]),
         due_ms=int(max(-FAR, min(float(due), FAR))) if due else None,
-        held=bool(held),
+        held=bool(found[b"held"]),
         window_ms=int(window) if window else None,
-        outcome=_outcome(outcome, result, until, result_until),
-        steps=steps_of(pairs(saved)),
-        signals={text_id(name): value for name, value in pairs(signals).items()},
-        children=dict(_groups(children)),
+        outcome=_outcome(found),
+        steps=steps_of(pairs(found[b"steps"])),
+        signals={text_id(name): value for name, value in pairs(found[b"signals"]).items()},
+        children=dict(_groups(found[b"children"])),
     )
 
 
@@ -93,11 +78,12 @@ def _groups(flat: Sequence[bytes]) -> Iterator[tuple[str, list[ChildOutcome]]]:
         flat = flat[until:]
 
 
-def _outcome(outcome: bytes, result: bytes, until: bytes, result_until: bytes) -> Outcome | None:
+def _outcome(found: Mapping[bytes, Any]) -> Outcome | None:
     """Return an outcome as `include/conclude.lua` has written it."""
-    if not outcome or not until:
+    result, until = found[b"result"], found[b"outcome_until"]
+    if not found[b"outcome"] or not until:
         return None
-    word, _, text = shown(outcome).partition(" ")
+    word, _, text = shown(found[b"outcome"]).partition(" ")
     status = JobStatus(Ending.CANCELLED if word == "cancelled" else Ending.EXPIRED)
     if word == "completed" and result:
         status = JobStatus(Ending.COMPLETED, value=result)
@@ -106,7 +92,7 @@ def _outcome(outcome: bytes, result: bytes, until: bytes, result_until: bytes) -
     elif word == "dead":
         error_type, _, error = text.partition(" ")
         status = JobStatus(Ending.DEAD, error=error, error_type=error_type)
-    return Outcome(status, int(until), int(result_until or 0))
+    return Outcome(status, int(until), int(found[b"result_until"] or 0))
 
 
 def forget_taken(commands: Commands, change: moving.ForgetTaken) -> Steps[Reply]:

@@ -146,8 +146,8 @@ def queued_ms_of(entry: str) -> int:
     return int(entry.partition("-")[0] or 0)
 
 
-def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return the fields of an entry, from a flat list of names and values."""
+def pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
+    """Return the fields of an entry, or the values of an answer, from a flat list of names and values."""
     if len(flat) == 6:  # most jobs: id, name, parameters. A third of the time, and each job passes here
         first, its, second, seconds, third, thirds = flat
         return {first: its, second: seconds, third: thirds}

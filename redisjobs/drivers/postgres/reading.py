@@ -16,14 +16,7 @@ _FIRST, _NEWEST = (-1, 0), (0, -(2**63 - 1))  # places before the first job of a
 _AFTER = re.compile(r"(-?\d{1,18}) (-?\d{1,18})", re.ASCII)
 _BEHIND = "="  # begins the place where a step of kinds stopped; a kind may be ''
 _PRIORITIES = list(Priority)
-_ELSEWHERE = (
-    "running",
-    "delayed",
-    "suspended",
-    "dead",
-    "completed",
-    "cancelled",
-)  # places of jobs that are not ready
+_ELSEWHERE = {state for state in State if state is not State.READY}  # places that are states
 
 
 @answers(queries.Find)
@@ -37,7 +30,7 @@ def _found(meta: Meta, rows: Sequence[Row]) -> queries.Row | None:
 
 def _row(row: Row, now_ms: int) -> queries.Row:
     found = given_json(row[0])
-    state = State(found["place"] if found["place"] in _ELSEWHERE else "ready")
+    state = State(found["place"]) if found["place"] in _ELSEWHERE else State.READY
     is_later = state in (State.DELAYED, State.SUSPENDED)
     ran_ms = max(0, now_ms - found["at"]) if state is State.RUNNING else None
     return queries.Row(
@@ -110,36 +103,25 @@ def _group_dead(query: queries.GroupDead) -> Call[queries.Grouped]:
 
 def _grouped(found: Mapping[str, Any]) -> queries.Grouped:
     groups = sorted(
-        (_group(*each) for each in found["kinds"]),
+        map(_group, found["kinds"]),
         key=lambda group: (group.last_ms, group.fingerprint),
         reverse=True,
     )
     return queries.Grouped(groups, "" if found["after"] is None else _BEHIND + found["after"])
 
 
-def _group(
-    kind: str,
-    reason: str | None,
-    error_type: str | None,
-    count: int,
-    first_ms: int,
-    last_ms: int,
-    job_id: str,
-    error: str | None,
-    names: Sequence[str],
-    ages: Mapping[str, int],
-) -> queries.DeadKind:
+def _group(found: Mapping[str, Any]) -> queries.DeadKind:
     return queries.DeadKind(
-        kind,
-        reason or "",
-        error_type or "",
-        count,
-        first_ms,
-        last_ms,
-        job_id,
-        error or "",
-        list(dict.fromkeys(names)),
-        [ages.get(str(age), 0) for age in range(11, -1, -1)],
+        fingerprint=found["kind"],
+        reason=found["reason"] or "",
+        error_type=found["error_type"] or "",
+        count=found["count"],
+        first_ms=found["first"],
+        last_ms=found["last"],
+        job_id=found["id"],
+        error=found["error"] or "",
+        names=list(dict.fromkeys(found["names"])),
+        recent=[found["recent"].get(str(age), 0) for age in range(11, -1, -1)],
     )
 
 

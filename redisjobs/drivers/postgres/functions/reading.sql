@@ -238,10 +238,10 @@ begin
       jsonb_object_agg(a.age, a.many) as recent
     from ages a
   )
-  select jsonb_build_array(of_kind, left(newest.extra ->> 'reason', 1000),
-    left(newest.extra ->> 'error_type', 1000), c.many,
-    c.first_ms, c.last_ms, newest.id, left(newest.extra ->> 'error', 1000),
-    (select jsonb_agg(left(t.name, 1000) order by t.seq desc) from ten t), c.recent)
+  select jsonb_build_object('kind', of_kind, 'count', c.many, 'first', c.first_ms, 'last', c.last_ms,
+    'reason', left(newest.extra ->> 'reason', 1000), 'error_type', left(newest.extra ->> 'error_type', 1000),
+    'id', newest.id, 'error', left(newest.extra ->> 'error', 1000), 'recent', c.recent,
+    'names', (select jsonb_agg(left(t.name, 1000) order by t.seq desc) from ten t))
   from counted c, (select * from ten order by seq desc limit 1) newest);
 end $$;
 
@@ -259,7 +259,7 @@ begin
   while of_kind is not null loop
     described := redisjobs_f._described(q, of_kind, now_ms);
     kinds := kinds || jsonb_build_array(described);
-    letters := letters + (described ->> 3)::bigint;
+    letters := letters + (described ->> 'count')::bigint;
     exit when letters >= 5000 or jsonb_array_length(kinds) >= 50;
     of_kind := redisjobs_f._next_kind(q, of_kind);
   end loop;

@@ -9,7 +9,7 @@ from typing import Any
 from redisjobs.drivers.memory import children, chunks, claims, ends, operator, pushes, steps, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
-from redisjobs.drivers.memory.state import CHANGES, QUERIES, Job, Memory, Worker
+from redisjobs.drivers.memory.state import CHANGES, QUERIES, Memory, StoredJob, StoredWorker
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import OnConflict, State
@@ -66,7 +66,7 @@ def replaces_as_often_as_it_is_told() -> None:
 def heeds_lost_leases() -> None:
     """Any worker may settle a job."""
 
-    def leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
+    def leased(memory: Memory, worker: StoredWorker, lease: Lease) -> StoredJob | None:
         job = memory.jobs.get(lease.job_id)
         return job if job and job.state is State.RUNNING else None
 
@@ -87,7 +87,7 @@ def numbers_no_runs() -> None:
     """Chunks that a run emits again are taken for those of the run before."""
     emit = chunks.emit
 
-    def forget(memory: Memory, job: Job, emitted: EmitChunks) -> None:
+    def forget(memory: Memory, job: StoredJob, emitted: EmitChunks) -> None:
         emit(memory, job, replace(emitted, wait=1_000_000))
 
     worker.emit = forget  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def forgets_deliveries() -> None:
     """What was handed back is claimed as if it had not been delivered before."""
     deliver = claims._deliver
 
-    def forget(memory: Memory, claimed: Any, job: Job) -> None:
+    def forget(memory: Memory, claimed: Any, job: StoredJob) -> None:
         job.deliveries = 0
         deliver(memory, claimed, job)
 
@@ -107,8 +107,8 @@ def forgets_deliveries() -> None:
 def heeds_fenced_workers() -> None:
     """A worker that is not known is taken for a new one."""
 
-    def worker(self: Memory, worker_id: str) -> Worker:
-        return self.workers.setdefault(worker_id, Worker(worker_id, "", 15, float("inf")))
+    def worker(self: Memory, worker_id: str) -> StoredWorker:
+        return self.workers.setdefault(worker_id, StoredWorker(worker_id, "", 15, float("inf")))
 
     Memory.worker = worker  # type: ignore[method-assign]
 
@@ -188,7 +188,7 @@ def saves_again() -> None:
     """The last result of a step counts, not the first one."""
     save = steps.save
 
-    def replace_it(memory: Memory, job: Job, step: SaveStep) -> Reply:
+    def replace_it(memory: Memory, job: StoredJob, step: SaveStep) -> Reply:
         if job.id in memory.steps:
             memory.steps[job.id].saved.pop(step.key, None)
         return save(memory, job, step)

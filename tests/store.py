@@ -18,7 +18,7 @@ import redis
 from tenacity import wait_none
 
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.memory.state import Job, Memory, encoded
+from redisjobs.drivers.memory.state import Memory, StoredJob, encoded
 from redisjobs.drivers.memory.worker import join
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
@@ -197,7 +197,7 @@ class MemoryStore:
         with self.memory.lock:
             job_id = text_of(fields.get("id")) or f"put-{next(_numbers)}"
             raw = {b"id": encoded(job_id)} | {encoded(name): encoded(value) for name, value in fields.items()}
-            self.memory.enqueue(Job(job_id, priority, raw), 0)
+            self.memory.enqueue(StoredJob(job_id, priority, raw), 0)
             return job_id
 
 

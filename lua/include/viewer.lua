@@ -6,7 +6,7 @@
 --   held      1 if it is held, else 0
 --   fields    {name, value, ...} of its entry
 --   now, idle ms: the time, and how long its consumer has had it
---   why       the reason it can't start, besides its place in line and due time. A key of another type is no reason
+--   why       what holds it back besides its place in line and its due time. A key of another type is no reason
 --- @include field is_waiting whole history
 local function viewer(now_ms)
   -- Only commands that every role with read access may run.

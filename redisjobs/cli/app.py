@@ -75,7 +75,7 @@ _COMPLETE = "_REDISJOBS_COMPLETE"
 """The variable by which a shell asks what may follow; it passes no arguments."""
 
 
-class _Commands(typer.core.TyperGroup):
+class _CommandGroup(typer.core.TyperGroup):
     """The group of all commands, with plain error messages for wrong options."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -136,7 +136,7 @@ def make(typed: Sequence[str] | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         name="redisjobs",
-        cls=_Commands,
+        cls=_CommandGroup,
         help="A distributed job queue on Redis Streams or Postgres.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

@@ -16,7 +16,7 @@ from redisjobs.cli.output import say
 from redisjobs.cli.target import Imports, Moved, Unweighted, check_names, check_shared, load, where
 from redisjobs.cli.worker import Counted, Format, Level, count_events, loop_factory
 from redisjobs.client.registry import Registry
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 from redisjobs.drivers.postgres.connecting import library, shown
 from redisjobs.errors import DriverError
 from redisjobs.events.kinds import JobsPushed, OutboxMeasured
@@ -48,7 +48,7 @@ def relay(
     check_shared(queues, "this one can't push to; give --url")
     check_names(queues, "and the outbox tells queues apart by their names")
     library()
-    relays = [Relay(queue, database) for queue in queues]
+    relays = [Relayer(queue, database) for queue in queues]
     if once:
         asyncio.run(_push_once(relays, queues))
         return
@@ -58,7 +58,7 @@ def relay(
         runner.run(_run(relays, queues, database))
 
 
-async def _push_once(relays: Sequence[Relay], queues: Sequence[Registry]) -> None:
+async def _push_once(relays: Sequence[Relayer], queues: Sequence[Registry]) -> None:
     for each, queue in zip(relays, queues, strict=True):
         pushed = list[JobsPushed]()
         queue.events.subscribe(JobsPushed, pushed.append)
@@ -77,7 +77,7 @@ def _said(left: OutboxMeasured) -> str:
     return f"{waiting}; {number_of(left.refused, 'row')} set aside"
 
 
-async def _run(relays: Sequence[Relay], queues: Sequence[Registry], database: str) -> None:
+async def _run(relays: Sequence[Relayer], queues: Sequence[Registry], database: str) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_by_signals, relays, tasks.cancel_scope)
         names = ", ".join(f"'{queue.name}'" for queue in queues)
@@ -89,7 +89,7 @@ async def _run(relays: Sequence[Relay], queues: Sequence[Registry], database: st
     logger.info("the relay ended")
 
 
-async def _stop_by_signals(relays: Sequence[Relay], scope: anyio.CancelScope) -> None:
+async def _stop_by_signals(relays: Sequence[Relayer], scope: anyio.CancelScope) -> None:
     """Let the relays end after their batches; at a second signal, at once."""
     at_once = False
     async for _ in signals_to_stop():

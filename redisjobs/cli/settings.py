@@ -63,7 +63,7 @@ Abandoned = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class WorkerArguments:
     """The settings of a worker, named like their options; see `Worker`. A wrong value is a `Mistake`."""
 
     concurrency: int | None

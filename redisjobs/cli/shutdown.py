@@ -31,7 +31,7 @@ _THREADS = 1.0  # seconds to wait for threads that are about to end
 _PATIENCE = 1.0  # seconds that a log line may take
 
 
-class Shutdown:
+class ForcedEnd:
     """A listener for SIGTERM and SIGINT that makes sure that the process ends after one of them.
 
     Args:

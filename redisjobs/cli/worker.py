@@ -21,11 +21,11 @@ from redisjobs.cli.metrics import need_library
 from redisjobs.cli.notify import Notifier
 from redisjobs.cli.probes import serve
 from redisjobs.cli.reload import directories, need_watchfiles, watch
-from redisjobs.cli.shutdown import Shutdown
+from redisjobs.cli.shutdown import ForcedEnd
 from redisjobs.cli.target import Imports, Moved, Targets, check_shared, load_all
 from redisjobs.client.registry import Registry
 from redisjobs.errors import RedisJobsError
-from redisjobs.worker.child import End, Pipe
+from redisjobs.worker.child import LastLine, Pipe
 from redisjobs.worker.settings.shutdown import Interrupts
 from redisjobs.worker.supervisor import PROGRAM, Supervisor
 from redisjobs.worker.worker import Worker
@@ -101,7 +101,7 @@ def worker(
 
     Exit codes: 0 stopped, drained, or reached --max-jobs or --max-rss; 1 failed; 2 wrong usage.
     """
-    chosen = settings.Settings(
+    chosen = settings.WorkerArguments(
         concurrency=concurrency,
         lease=lease,
         grace=grace,
@@ -118,7 +118,7 @@ def worker(
         logger.info("defaults come from %s", context.obj)
     notifier, shutdown = Notifier(), None
     if processes is None and not reload:
-        shutdown = Shutdown(grace, supervised=supervised is not None, stopping=notifier.stopping)
+        shutdown = ForcedEnd(grace, supervised=supervised is not None, stopping=notifier.stopping)
     queues = load_all(targets, url, imports)
     # A supervisor makes it too, to find wrong settings before it starts processes.
     worker = chosen.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
@@ -142,7 +142,7 @@ def worker(
 
 
 def _run_here(
-    worker: Worker, until_idle: bool, shutdown: Shutdown, supervised: int | None, health: str | None
+    worker: Worker, until_idle: bool, shutdown: ForcedEnd, supervised: int | None, health: str | None
 ) -> int:
     """Run the worker in this process and return the exit code; a supervisor may watch the process."""
     if health is not None:
@@ -197,7 +197,7 @@ def _supervisor(
     queues: Sequence[Registry],
     command: list[str],
     processes: int,
-    chosen: settings.Settings,
+    chosen: settings.WorkerArguments,
     url: str | None,
     *,
     reloads: bool,
@@ -225,7 +225,7 @@ def _supervise(supervisor: Supervisor, health: str | None, notifier: Notifier) -
     return supervisor.run()
 
 
-def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None) -> int:
+def _run(worker: Worker, until_idle: bool, shutdown: ForcedEnd, pipe: Pipe | None) -> int:
     """Run the worker; return the exit code, even if a handler raises through the event loop."""
     code, logged = 1, None
 
@@ -271,9 +271,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end(worker: Worker, *, drained: bool) -> End:
+def _end(worker: Worker, *, drained: bool) -> LastLine:
     if worker.hindered:
-        return End.HINDERED
+        return LastLine.HINDERED
     if worker.recycled:
-        return End.SHARE
-    return End.DRAINED if drained else End.STOPPED
+        return LastLine.SHARE
+    return LastLine.DRAINED if drained else LastLine.STOPPED

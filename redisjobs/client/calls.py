@@ -13,7 +13,7 @@ import anyio
 from redisjobs.base.logger import Log
 from redisjobs.client.backoff import retrying, retrying_sync
 from redisjobs.client.operation import Operation
-from redisjobs.client.push import Push, gave_up
+from redisjobs.client.push import PushCall, gave_up
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change
@@ -63,7 +63,7 @@ class Calls:
                 yield job_info(row)
             page, more = replace(page, after=step.after), step.after != ""
 
-    async def call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
+    async def call(self, call: Callable[[], Awaitable[T]], push: PushCall | None = None) -> T:
         """Call the store, and repeat the call while it is unavailable, until the deadline."""
         cause: BaseException | None = None
         deadline, began = push.deadline if push else self._queue.deadline, time.monotonic()
@@ -138,7 +138,7 @@ class SyncCalls:
             yield from map(job_info, step.rows)
             page, more = replace(page, after=step.after), step.after != ""
 
-    def call(self, call: Callable[[float], T], push: Push | None = None) -> T:
+    def call(self, call: Callable[[float], T], push: PushCall | None = None) -> T:
         """Call the store, and repeat the call until the deadline; `call` gets it in monotonic seconds."""
         self.check_loop()
         deadline = push.deadline if push else self._queue.deadline

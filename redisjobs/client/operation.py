@@ -18,12 +18,12 @@ Operation = Generator[Query[Any] | Change[Any], Any, T]
 """An operation that returns a T."""
 
 
-class _Page(Protocol):
+class _PageAnswer(Protocol):
     @property
     def after(self) -> str: ...
 
 
-Page = TypeVar("Page", bound=_Page)
+Page = TypeVar("Page", bound=_PageAnswer)
 
 
 def ask(request: Query[T] | Change[T]) -> Operation[T]:

@@ -46,7 +46,7 @@ class MakeHandle(Protocol[Handle_co]):
     ) -> Handle_co: ...
 
 
-class Push:
+class PushCall:
     """The state of one call that pushes jobs, with all its tries.
 
     With `prepared`, some jobs come from `prepare`. The caller may have pushed them before, or may do so again.
@@ -253,7 +253,7 @@ def name_in(job: NewJob) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
-def gave_up(push: Push | None, deadline: float, cause: BaseException | None) -> Unavailable:
+def gave_up(push: PushCall | None, deadline: float, cause: BaseException | None) -> Unavailable:
     """Return the error of a call that did not succeed until its deadline; `push` is None for other calls."""
     return push.gave_up(cause) if push else Unavailable(no_answer(deadline, cause))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from redisjobs.client.calls import Calls, SyncCalls
-from redisjobs.client.push import Conflict, MakeHandle, Push
+from redisjobs.client.push import Conflict, MakeHandle, PushCall
 from redisjobs.client.registry import Registry
 from redisjobs.events.middleware import NO_CALLS, before_push, before_push_sync
 from redisjobs.model.job import PushedJob
@@ -26,7 +26,7 @@ class Pushing(Generic[Handle]):
         queue = self._queue
         ends = await before_push(queue._on_push, jobs, queue.name) if queue._on_push else NO_CALLS
         try:
-            push = Push(jobs, queue.deadline, prepared=prepared)
+            push = PushCall(jobs, queue.deadline, prepared=prepared)
             answers = await self._calls.call(lambda: queue.driver.push(jobs, repeated=push.repeated), push)
             handles = push.handles(answers, self._handle)
             queue._publish_pushed(handles)
@@ -66,7 +66,7 @@ class SyncPushing(Generic[Handle]):
         queue = self._queue
         ends = before_push_sync(queue._on_push, jobs, queue.name) if queue._on_push else NO_CALLS
         try:
-            push = Push(jobs, queue.deadline, prepared=prepared)
+            push = PushCall(jobs, queue.deadline, prepared=prepared)
             answers = self._calls.call(
                 lambda until: queue._store.push(jobs, repeated=push.repeated, until=until), push
             )

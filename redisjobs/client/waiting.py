@@ -96,7 +96,7 @@ class Waiter:
             await late(self._job_id)
 
 
-class Waiting:
+class JobWaits:
     """All waits for jobs of one queue in one event loop.
 
     Attributes:
@@ -331,17 +331,17 @@ class Waiting:
 
 
 class Waitings:
-    """One `Waiting` for each event loop that uses a queue."""
+    """One `JobWaits` for each event loop that uses a queue."""
 
     def __init__(self) -> None:
-        self._by_loop: dict[Hashable, Waiting] = {}
+        self._by_loop: dict[Hashable, JobWaits] = {}
 
-    def _here(self, driver: Driver, queue: str) -> Waiting:
+    def _here(self, driver: Driver, queue: str) -> JobWaits:
         key = loop_key()
         if key not in self._by_loop:
             for other in [each for each in list(self._by_loop) if has_closed(each)]:
                 self._by_loop.pop(other, None)  # another thread may have removed it
-            self._by_loop[key] = Waiting(driver, queue)
+            self._by_loop[key] = JobWaits(driver, queue)
         return self._by_loop[key]
 
     async def result(
@@ -353,11 +353,11 @@ class Waitings:
         timeout: float | None,
         since: float | None = None,
     ) -> Any:
-        """Wait in the running event loop for a job's result; see `Waiting.result`."""
+        """Wait in the running event loop for a job's result; see `JobWaits.result`."""
         return await self._here(driver, queue).result(job_id, expected, timeout, since)
 
     async def progress(self, driver: Driver, queue: str, job_id: str) -> AsyncGenerator[Progress, None]:
-        """Yield progress reports in the running event loop; see `Waiting.progress`."""
+        """Yield progress reports in the running event loop; see `JobWaits.progress`."""
         async with aclosing(self._here(driver, queue).progress(job_id)) as reports:
             async for progress in reports:
                 yield progress
@@ -365,7 +365,7 @@ class Waitings:
     async def chunks(
         self, driver: Driver, queue: str, job_id: str, after: str
     ) -> AsyncGenerator[Sequence[Chunk], None]:
-        """Yield chunks in the running event loop; see `Waiting.chunks`."""
+        """Yield chunks in the running event loop; see `JobWaits.chunks`."""
         async with aclosing(self._here(driver, queue).chunks(job_id, after)) as pages:
             async for page in pages:
                 yield page

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from redisjobs.client.push import MakeHandle, Push, name_in, raise_conflicts
+from redisjobs.client.push import MakeHandle, PushCall, name_in, raise_conflicts
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
 from redisjobs.drivers.postgres.outbox import ADD
 from redisjobs.drivers.postgres.schema import MIGRATE
@@ -123,7 +123,7 @@ class Writes:
         if not self._answers:  # in the outbox
             ends.tell([True] * len(self._jobs))
             return [make(job.job_id, name_in(job), None) for job in self._jobs]
-        push = Push(self._jobs, math.inf, prepared=False)
+        push = PushCall(self._jobs, math.inf, prepared=False)
         handles = push.handles(self._answers, make)
         ends.tell([bool(handle.added) for handle in handles])
         raise_conflicts(push.conflicts)

@@ -139,7 +139,7 @@ class _OfQueue:
         self._families = families
         self._name = queue.name
         self._definitions = queue.definitions
-        self._series: dict[tuple[str, str], _Series] = {}
+        self._series: dict[tuple[str, str], _JobSeries] = {}
         self._added, self._duplicate, self._failed = (
             families.pushes.labels(queue.name, result) for result in ("added", "duplicate", "failed")
         )
@@ -155,7 +155,7 @@ class _OfQueue:
             key = name, outcome_of(kind, job)
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = _Series(self._families, self._name, *key)
+                series = self._series[key] = _JobSeries(self._families, self._name, *key)
             series.jobs.inc()
             if job.ran:
                 series.duration.observe(job.ran)
@@ -186,7 +186,7 @@ class _OfQueue:
         self._families.refused.labels(self._name).set(event.refused)
 
 
-class _Series:
+class _JobSeries:
     """The metrics of jobs of one name and one outcome."""
 
     __slots__ = ("duration", "jobs", "wait")

@@ -67,9 +67,9 @@ def push_on_commit(
     else:
         job = queue.prepare(parameters, name, **options)
     key = f"{_KEY}-{of.hash_key}"  # of this session: another one may have begun with the same `info`
-    pushes: _Pushes | None = of.info.get(key)
+    pushes: _SessionPushes | None = of.info.get(key)
     if pushes is None:
-        pushes = of.info[key] = _Pushes(of)
+        pushes = of.info[key] = _SessionPushes(of)
     pushes.add(of, queue, job)
     return queue._handle(job.job_id, str(job.fields[1]), None)
 
@@ -80,7 +80,7 @@ def _sync_session(session: AnySession) -> tuple[Session, bool]:
     return (found.sync_session, True) if isinstance(found, AsyncSession) else (found, False)
 
 
-class _Pushes:
+class _SessionPushes:
     """The jobs that wait for the commit of a session, by the transaction or savepoint that they were added in."""
 
     def __init__(self, session: Session) -> None:

@@ -51,7 +51,7 @@ def _service_and_server(waiting: Mapping[str, int] | None) -> Operation[list[Fin
 # The data
 
 
-class _Audit:
+class _AuditSteps:
     """What the steps of an audit have found so far."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Audit:
 
 def _data(repair: bool, progress: Progress, on: str) -> Operation[tuple[list[Finding], Mapping[str, int] | None]]:
     """Return the findings, and the names of all ready jobs with their numbers; None if some were not looked at."""
-    found, step, all_there = _Audit(), Audit(repair=repair), 0
+    found, step, all_there = _AuditSteps(), Audit(repair=repair), 0
     while True:
         answer = yield from or_default(ask(step), None)
         if answer is None:  # the driver has no audit

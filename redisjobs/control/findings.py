@@ -10,7 +10,7 @@ MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _FaultKind:
     """What to say about one kind of fault."""
 
     level: Level
@@ -21,109 +21,109 @@ class _Kind:
 
 _ERROR, _WARNING, _INFO = Level.ERROR, Level.WARNING, Level.INFO
 
-FAULTS: Mapping[str, _Kind] = {
-    "stranded": _Kind(
+FAULTS: Mapping[str, _FaultKind] = {
+    "stranded": _FaultKind(
         _ERROR,
         "jobs that no worker gets, because they are neither unread nor held by a consumer",
         "{repair} hands them back, as a worker does once a minute",
         "handed back",
     ),
-    "no place": _Kind(
+    "no place": _FaultKind(
         _ERROR,
         "jobs in a place that does not exist, where no worker looks",
         "{repair} hands them back",
         "handed back",
     ),
-    "no record": _Kind(
+    "no record": _FaultKind(
         _ERROR,
         "running jobs of consumers whose workers have no record",
         "{repair} fences these workers, as a worker does once a minute; then the jobs run again",
         "their workers were fenced",
     ),
-    "parked": _Kind(
+    "parked": _FaultKind(
         _ERROR, "parked jobs that are neither held nor paused", "{repair} lets them start", "handed back"
     ),
-    "line": _Kind(
+    "line": _FaultKind(
         _ERROR, "waiting lines with jobs that no worker looks at", "{repair} gives them a turn", "given a turn"
     ),
-    "no due time": _Kind(
+    "no due time": _FaultKind(
         _ERROR,
         "delayed jobs without a due time, which never become ready",
         "{repair} makes them due now, because nothing says when they were due",
         "made due now",
     ),
-    "waits": _Kind(
+    "waits": _FaultKind(
         _ERROR, "jobs that wait for children although none is left to end", "{repair} wakes them", "woken"
     ),
-    "unreadable": _Kind(
+    "unreadable": _FaultKind(
         _ERROR,
         "delayed jobs that can't be read, and never become ready",
         "look at one with `redisjobs job ID{on}`; `redisjobs cancel ID{on}` removes it",
     ),
-    "twice": _Kind(
+    "twice": _FaultKind(
         _ERROR,
         "entries with ids of jobs that are elsewhere",
         "a worker makes dead letters of those that are ready; of others, the locator in `jobs` names the job that "
         "counts, and `redis-cli XDEL` deletes the other",
     ),
-    "unlocated": _Kind(
+    "unlocated": _FaultKind(
         _ERROR,
         "jobs without a locator, which can't be found by their ids, and can be pushed a second time",
         "{repair} writes it again",
         "located again",
     ),
-    "ghost": _Kind(_WARNING, "locators of jobs that are gone", "{repair} removes them", "removed"),
-    "no id": _Kind(
+    "ghost": _FaultKind(_WARNING, "locators of jobs that are gone", "{repair} removes them", "removed"),
+    "no id": _FaultKind(
         _INFO,
         "entries without an id, which no push has added",
         "a worker makes dead letters of those that are ready; push with redis-cli by the inbox",
     ),
-    "due": _Kind(_WARNING, "due times without a delayed job", "{repair} removes them", "removed"),
-    "share": _Kind(
+    "due": _FaultKind(_WARNING, "due times without a delayed job", "{repair} removes them", "removed"),
+    "share": _FaultKind(
         _WARNING,
         "shares of limits that are counted wrongly",
         "{repair} corrects them, as a worker does once a minute",
         "corrected",
     ),
-    "group": _Kind(
+    "group": _FaultKind(
         _WARNING,
         "dead letters and groups that do not agree with each other",
         "{repair} corrects the groups",
         "corrected",
     ),
-    "unique": _Kind(
+    "unique": _FaultKind(
         _ERROR,
         "unique keys of jobs that are gone, so that pushes with these keys add nothing",
         "{repair} frees them",
         "freed",
     ),
-    "worker": _Kind(
+    "worker": _FaultKind(
         _WARNING,
         "worker records in no list of workers",
         "{repair} lists them; workers do the rest",
         "listed again",
     ),
-    "held": _Kind(_INFO, "holds of jobs that are gone", "{repair} removes them", "removed"),
-    "waiters": _Kind(_INFO, "notes of waits for jobs that are gone", "{repair} removes them", "removed"),
-    "signals": _Kind(_INFO, "signals to jobs that are gone", "{repair} removes them", "removed"),
-    "steps": _Kind(_INFO, "steps of jobs that are gone", "{repair} removes them", "removed"),
-    "children": _Kind(_INFO, "groups of children whose parents are gone", "{repair} removes them", "removed"),
-    "history": _Kind(_INFO, "histories of jobs that are gone", "{repair} removes them", "removed"),
-    "schedule": _Kind(
+    "held": _FaultKind(_INFO, "holds of jobs that are gone", "{repair} removes them", "removed"),
+    "waiters": _FaultKind(_INFO, "notes of waits for jobs that are gone", "{repair} removes them", "removed"),
+    "signals": _FaultKind(_INFO, "signals to jobs that are gone", "{repair} removes them", "removed"),
+    "steps": _FaultKind(_INFO, "steps of jobs that are gone", "{repair} removes them", "removed"),
+    "children": _FaultKind(_INFO, "groups of children whose parents are gone", "{repair} removes them", "removed"),
+    "history": _FaultKind(_INFO, "histories of jobs that are gone", "{repair} removes them", "removed"),
+    "schedule": _FaultKind(
         _WARNING,
         "stored schedules that are not listed, and do not fire",
         "put one again with `queue.schedules.put`, or delete its key `schedule:NAME` with redis-cli",
     ),
-    "no ttl": _Kind(
+    "no ttl": _FaultKind(
         _WARNING, "keys that should expire, and do not", "`redis-cli EXPIRE KEY 86400` lets one expire in a day"
     ),
-    "overdue": _Kind(
+    "overdue": _FaultKind(
         _INFO,
         "results, progress reports and unique keys whose time is over",
         "{repair} deletes them, as a worker does once a minute",
         "deleted",
     ),
-    "unknown key": _Kind(
+    "unknown key": _FaultKind(
         _INFO,
         "keys that this release does not know",
         "another release or program wrote them; look at them with redis-cli",
@@ -157,7 +157,7 @@ def fault_findings(
             yield _fault_finding(kind, said, some, counts[kind], left[kind], on)
 
 
-def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, left: int, on: str) -> Finding:
+def _fault_finding(kind: str, said: _FaultKind, some: Sequence[Fault], count: int, left: int, on: str) -> Finding:
     examples = tuple(dict.fromkeys(fault.what for fault in some))[:MOST_EXAMPLES]
     named = ", ".join(visible(each, 60) for each in examples) + (", …" if count > len(examples) else "")
     repaired = "" if left else said.repaired

@@ -28,7 +28,7 @@ _NUMBERS = {
     b"next_scheduled_at": "next_scheduled_ms",
     b"keep_result": "keep_ms",
 }
-"""The numeric fields of an entry, and their attributes of `Job`."""
+"""The numeric fields of an entry, and their attributes of `DecodedJob`."""
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SORTED = bytes.maketrans(_BASE64, b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
@@ -89,7 +89,7 @@ def encode_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 @dataclass(slots=True)
-class Job:
+class DecodedJob:
     """A claimed job, read from its entry."""
 
     name: str  # of its handler
@@ -112,16 +112,16 @@ class Job:
         return decode_headers(self.headers)
 
 
-def decode_job(lease: Lease) -> Job:
+def decode_job(lease: Lease) -> DecodedJob:
     """Return the claimed job; raise a `DecodeError` like `decode_fields`."""
     fields = lease.fields
     if len(fields) == 3 and b"name" in fields and b"parameters" in fields and b"id" in fields:
         name, queued_ms = fields[b"name"].decode("utf-8", "replace"), lease.queued_ms  # the usual case, made fast
-        return Job(name, fields[b"parameters"], 1, queued_ms if queued_ms < _LATEST_MS else _LATEST_MS)
+        return DecodedJob(name, fields[b"parameters"], 1, queued_ms if queued_ms < _LATEST_MS else _LATEST_MS)
     return decode_fields(fields, lease.queued_ms)
 
 
-def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
+def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> DecodedJob:
     """Return the job in an entry's fields; `queued_ms` is when it was pushed, if the fields lack it.
 
     Raises:
@@ -134,7 +134,7 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
             there = ", ".join(key.decode("utf-8", "replace") for key in fields) or "none"
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
     name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
-    job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
+    job = DecodedJob(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
     job.has_steps, job.is_child = b"steps" in fields, b"child_of" in fields
     for key, attribute in _NUMBERS.items():
         if (text := fields.get(key)) is not None:

@@ -29,7 +29,7 @@ from redisjobs.model.transitions import MOST_JOBS, Pushed, Reply
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MovedOutcome:
     """How a job has ended, if its result is kept.
 
     Attributes:
@@ -71,7 +71,7 @@ class Taken:
     due_ms: int | None = None
     held: bool = False
     window_ms: int | None = None
-    outcome: Outcome | None = None
+    outcome: MovedOutcome | None = None
     steps: Steps = field(default_factory=Steps)
     signals: Mapping[str, bytes] = field(default_factory=dict)
     children: Mapping[str, Sequence[ChildOutcome]] = field(default_factory=dict)

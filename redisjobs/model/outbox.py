@@ -19,7 +19,7 @@ _PUSHED_APART = ("id", "nonce", "name", "parameters")  # fields of an entry that
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class OutboxRow:
     """A row of an outbox, as the database returns it.
 
     Attributes:
@@ -81,7 +81,7 @@ def _pairs(fields: Iterable[str | bytes]) -> Iterable[tuple[str, str]]:
     return zip(texts, texts, strict=True)
 
 
-def job_of(row: Row, max_parameters: int) -> NewJob:
+def job_of(row: OutboxRow, max_parameters: int) -> NewJob:
     """Return the job of a row.
 
     Raises:
@@ -101,7 +101,7 @@ def job_of(row: Row, max_parameters: int) -> NewJob:
     return _job(row, _Options(row.options))
 
 
-def _job(row: Row, options: "_Options") -> NewJob:
+def _job(row: OutboxRow, options: "_Options") -> NewJob:
     wait, at = row.wait_ms, options.number("at_ms")
     due: Due | None = (
         At(at) if at is not None else After(round(wait, 3)) if wait is not None and wait > 0 else None

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError
 from redisjobs.model.job import JobName
-from redisjobs.model.roundtrip import Fault
+from redisjobs.model.roundtrip import LossyValue
 
 P = TypeVar("P")
 
@@ -240,7 +240,7 @@ def _misspelt(name: JobName[Any], parameters: Any) -> str:
     return f"{_type_name(name)} has no key {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
 
 
-def _where(name: JobName[Any], fault: Fault) -> str:
+def _where(name: JobName[Any], fault: LossyValue) -> str:
     return f"{'.'.join([_type_name(name), *reversed(fault.path)])} {fault.text}"
 
 

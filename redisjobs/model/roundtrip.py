@@ -28,7 +28,7 @@ _MISSING = object()
 _BY_IDENTITY: Any = object.__eq__
 
 
-class Fault:
+class LossyValue:
     """A value that would change on the way. The text says how it would arrive, and what to do.
 
     Attributes:
@@ -39,13 +39,13 @@ class Fault:
         self.path: list[str] = []
         self.text = text
 
-    def inside(self, step: object) -> "Fault":
+    def inside(self, step: object) -> "LossyValue":
         """Add the field or index of the next outer level, and return the fault."""
         self.path.append(str(step))
         return self
 
 
-Check = Callable[[Any, Any], Fault | None]
+Check = Callable[[Any, Any], LossyValue | None]
 """A function that compares a value with the value that came back from its JSON, and returns the first fault."""
 
 
@@ -111,7 +111,7 @@ class RoundTrip:
     def _reference(self, ref: str) -> Check | None:
         if ref not in self._referred:
 
-            def check(value: Any, decoded: Any) -> Fault | None:
+            def check(value: Any, decoded: Any) -> LossyValue | None:
                 found = self._referred[ref]
                 return found(value, decoded) if found else None
 
@@ -124,7 +124,7 @@ class RoundTrip:
             return None
         only = {self._only_types.get(inner)}
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             if only.issuperset(map(type, value)):
                 return None
             for at, (one, other) in enumerate(zip(value, decoded, strict=False)):
@@ -139,7 +139,7 @@ class RoundTrip:
         if each is None:
             return None
         once = "has items of any type, which can't be compared, as it can be read only once; annotate them"
-        return lambda value, decoded: each(value, decoded) if hasattr(value, "__len__") else Fault(once)
+        return lambda value, decoded: each(value, decoded) if hasattr(value, "__len__") else LossyValue(once)
 
     def _tuple(self, schema: Schema) -> Check | None:
         checks = [self._of(item) for item in schema["items_schema"]]
@@ -147,7 +147,7 @@ class RoundTrip:
             return None
         many = schema.get("variadic_item_index")
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             spread = checks
             if many is not None:
                 spread = [*checks[:many], *[checks[many]] * (len(value) - len(checks) + 1), *checks[many + 1 :]]
@@ -166,7 +166,7 @@ class RoundTrip:
         if values is None and not open_keys:
             return None
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             if open_keys and (fault := _same_keys(value, decoded)):
                 return fault
             if values is not None:
@@ -193,7 +193,7 @@ class RoundTrip:
             python = self._python_type(choice)
             by_type[python] = _same if python in by_type else found
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             if type(value) is not type(decoded):
                 return _same(value, decoded) and _taken_for_another(value, type(decoded))
             found = by_type.get(type(value), _same)
@@ -214,14 +214,14 @@ class RoundTrip:
         self.decodes = self.decodes or extra
         checks = [(name, found) for name, found in fields.items() if found]
 
-        def only_type(value: Any, _decoded: Any) -> Fault | None:
+        def only_type(value: Any, _decoded: Any) -> LossyValue | None:
             return None if type(value) is declared else _changed(value, declared)
 
         if not checks and not extra:
             self._only_types[only_type] = declared
             return only_type
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             if type(value) is not declared:
                 return _changed(value, declared)
             for name, found in checks:
@@ -240,10 +240,10 @@ class RoundTrip:
         extra = behaviour == "allow"
         self.decodes = self.decodes or extra
 
-        def check(value: Any, decoded: Any) -> Fault | None:
+        def check(value: Any, decoded: Any) -> LossyValue | None:
             if not extra and not value.keys() <= known:
                 # Pydantic drops unknown keys: a misspelt optional key would be lost without an error.
-                return Fault(f"has no key {', '.join(sorted(map(repr, value.keys() - known)))}")
+                return LossyValue(f"has no key {', '.join(sorted(map(repr, value.keys() - known)))}")
             for name, found in checks.items():
                 if name in value and (fault := found(value[name], decoded[name])):
                     return fault.inside(name)
@@ -309,7 +309,7 @@ def _unless_none(inner: Check | None) -> Check | None:
     return lambda value, decoded: None if value is None and decoded is None else inner(value, decoded)
 
 
-def _same(value: Any, decoded: Any) -> Fault | None:
+def _same(value: Any, decoded: Any) -> LossyValue | None:
     """Compare two values by type and value, with everything inside them."""
     kind: Any = type(value)
     if kind is not type(decoded):
@@ -330,14 +330,14 @@ def _same(value: Any, decoded: Any) -> Fault | None:
     return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
 
 
-def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]) -> Fault | None:
+def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]) -> LossyValue | None:
     for step, one, other in zip(steps, values, others, strict=False):
         if fault := _same(one, other):
             return fault.inside(step)
     return None
 
 
-def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
+def _same_members(value: Set[Any], decoded: Set[Any]) -> LossyValue | None:
     """Compare two sets, with the types of their members: 1 and True are equal."""
     if value != decoded:
         return _unequal(value, decoded)
@@ -346,49 +346,53 @@ def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
         if _same(one, there[one]):
             kind = type(one).__name__
             wanted = f"{type(value).__name__}[{kind}]"
-            return Fault(f"has a member {one!r} that would arrive as {there[one]!r}; annotate it, as {wanted}")
+            return LossyValue(
+                f"has a member {one!r} that would arrive as {there[one]!r}; annotate it, as {wanted}"
+            )
     return None
 
 
 def _same_row(declared: type[Any]) -> Check:
     """Return the check of a named tuple. It refuses a plain tuple, which pydantic accepts."""
 
-    def check(value: Any, decoded: Any) -> Fault | None:
+    def check(value: Any, decoded: Any) -> LossyValue | None:
         if type(value) is tuple:
             name = declared.__name__
-            return Fault(f"would arrive as a {name}, not as a tuple; make it a {name}")
+            return LossyValue(f"would arrive as a {name}, not as a tuple; make it a {name}")
         return _same(value, decoded)
 
     return check
 
 
-def _same_keys(value: Mapping[Any, Any], decoded: Mapping[Any, Any]) -> Fault | None:
+def _same_keys(value: Mapping[Any, Any], decoded: Mapping[Any, Any]) -> LossyValue | None:
     if len(value) != len(decoded):
-        return Fault(
+        return LossyValue(
             f"has {len(value)} keys, and would arrive with {len(decoded)}; annotate it, as dict[int, ...]"
         )
     for key, other in zip(value, decoded, strict=True):
         if type(key) is not type(other) or key != other:
             kind = type(key).__name__
-            return Fault(f"has a key {key!r} that would arrive as {other!r}; annotate it, as dict[{kind}, ...]")
+            return LossyValue(
+                f"has a key {key!r} that would arrive as {other!r}; annotate it, as dict[{kind}, ...]"
+            )
     return None
 
 
-def _changed(value: Any, other: type[Any]) -> Fault:
+def _changed(value: Any, other: type[Any]) -> LossyValue:
     kind = type(value).__name__
-    return Fault(f"would arrive as a {other.__name__}, not as a {kind}; annotate it with {kind}")
+    return LossyValue(f"would arrive as a {other.__name__}, not as a {kind}; annotate it with {kind}")
 
 
-def _taken_for_another(value: Any, other: type[Any]) -> Fault:
+def _taken_for_another(value: Any, other: type[Any]) -> LossyValue:
     """Return the fault for a value of a union whose JSON is read as another member of the union."""
     kind = type(value).__name__
-    return Fault(
+    return LossyValue(
         f"would arrive as a {other.__name__}, not as a {kind}, as its JSON is read as one; declare {kind} alone"
     )
 
 
-def _unequal(value: Any, decoded: Any) -> Fault:
-    return Fault(f"would arrive as {_short(decoded)}, not as {_short(value)}; annotate it with its type")
+def _unequal(value: Any, decoded: Any) -> LossyValue:
+    return LossyValue(f"would arrive as {_short(decoded)}, not as {_short(value)}; annotate it with its type")
 
 
 def _short(value: Any) -> str:

@@ -103,7 +103,7 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class FixedInterval:
     """Moments at a fixed interval, in whole ms. The anchor is one of them; there are also moments before it."""
 
     step: timedelta

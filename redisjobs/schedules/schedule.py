@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Any, TypeVar
 
 from redisjobs.base.arguments import seconds
-from redisjobs.schedules.slots import Slots, in_utc
+from redisjobs.schedules.slots import SlotRule, in_utc
 
 Value = TypeVar("Value")
 
@@ -19,7 +19,7 @@ _LONGEST_MONTH = dict.fromkeys(range(1, 13), 31) | dict.fromkeys((4, 6, 9, 11), 
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Schedule(Slots):
+class Schedule(SlotRule):
     """A rule of time for something that happens again and again.
 
     Make one with its class methods: `Schedule.daily(hour=4, tz="Europe/Berlin")`, `Schedule.every(90)`,
@@ -153,11 +153,11 @@ class Schedule(Slots):
         Raises:
             ValueError: The interval is too short, a value is not in whole ms, or the anchor has no zone.
         """
-        from redisjobs.schedules.recurrence import Interval
+        from redisjobs.schedules.recurrence import FixedInterval
 
         if anchor is None:
-            return cls(Interval(_interval(interval)))
-        return cls(Interval(_interval(interval), _in_whole_ms(in_utc(anchor, "anchor"))))
+            return cls(FixedInterval(_interval(interval)))
+        return cls(FixedInterval(_interval(interval), _in_whole_ms(in_utc(anchor, "anchor"))))
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":

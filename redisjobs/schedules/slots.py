@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from redisjobs.base.arguments import aware
 
 if TYPE_CHECKING:
-    from redisjobs.schedules.recurrence import Calendar, Interval
+    from redisjobs.schedules.recurrence import Calendar, FixedInterval
 
 _TICK = timedelta.resolution
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Slots:
+class SlotRule:
     """The questions that a rule answers: its next slot, its last slot, the slots between two moments."""
 
-    _rule: "Calendar | Interval"
+    _rule: "Calendar | FixedInterval"
 
     @property
     def text(self) -> str:

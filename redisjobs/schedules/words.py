@@ -4,19 +4,19 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, timedelta
 
 from redisjobs.schedules.crontab import LAST, LAST_WEEKDAY, MONTHS, WEEKDAYS, Crontab, Weekday, ranges
-from redisjobs.schedules.recurrence import EPOCH, Calendar, Interval
+from redisjobs.schedules.recurrence import EPOCH, Calendar, FixedInterval
 
 _UNITS = {"hour": timedelta(hours=1), "minute": timedelta(minutes=1), "second": timedelta(seconds=1)}
 _MOST_TIMES = 4  # times of day to list; more are described by minutes and hours
 _MOST_VALUES = 12  # values to list; a longer list is no easier to read than the cron text
 
 
-def words(rule: Calendar | Interval) -> str | None:
+def words(rule: Calendar | FixedInterval) -> str | None:
     """Return a rule in words; None if its text is easier to read."""
-    return _interval_words(rule) if isinstance(rule, Interval) else _calendar_words(rule)
+    return _interval_words(rule) if isinstance(rule, FixedInterval) else _calendar_words(rule)
 
 
-def _interval_words(interval: Interval) -> str:
+def _interval_words(interval: FixedInterval) -> str:
     unit, length = next(
         ((unit, length) for unit, length in _UNITS.items() if not interval.step % length),
         ("second", _UNITS["second"]),

@@ -111,7 +111,7 @@ class RecordingDriver(MemoryDriver):
         self.faults = faults
         self.pushes = pushes
         self.only: str | None = None
-        self.sync = _SyncDriver(self)
+        self.sync = _SyncTestDriver(self)
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         self.faults.check()
@@ -143,7 +143,7 @@ class RecordingDriver(MemoryDriver):
         return consumer(self, worker_id, lease, max_deliveries)
 
 
-class _SyncDriver(SyncMemoryDriver):
+class _SyncTestDriver(SyncMemoryDriver):
     """The same for sync code."""
 
     def __init__(self, driver: RecordingDriver) -> None:

@@ -17,7 +17,7 @@ from redisjobs.testing.clock import Clock
 from redisjobs.testing.driver import DRAIN, Faults, Killed, RecordingDriver, name_of
 from redisjobs.testing.outcomes import Drained, JobOutcome, Returned, outcome_of
 from redisjobs.worker.scheduler.declaring import Declaring
-from redisjobs.worker.scheduler.firing import Firing
+from redisjobs.worker.scheduler.firing import Firer
 from redisjobs.worker.scheduler.known import KnownSchedules
 from redisjobs.worker.service import WorkerOptions
 from redisjobs.worker.worker import Worker
@@ -135,7 +135,7 @@ class Runs:
     async def travel_to(self, at_ms: int) -> None:
         """Move the clock. Schedules fire on the way, each at its slot, as workers would have fired them."""
         schedulers = [
-            _Schedules(queue) for queue in self._queues if _has_schedules(queue, self._drivers[queue.name])
+            _ClockedSchedules(queue) for queue in self._queues if _has_schedules(queue, self._drivers[queue.name])
         ]
         for scheduler in schedulers:
             await scheduler.declare()
@@ -172,12 +172,12 @@ def _take_over(memory: Memory) -> None:
     worker.release(memory, "heir", refund=True, watch=False)
 
 
-class _Schedules:
+class _ClockedSchedules:
     """Fires the schedules of one queue as the clock passes their slots."""
 
     def __init__(self, queue: Registry) -> None:
         self._known = known = KnownSchedules(queue)
-        self._firing = Firing(known)
+        self._firing = Firer(known)
         self._declaring = Declaring(known, self._firing)
 
     async def declare(self) -> None:

@@ -15,8 +15,8 @@ from redisjobs.model.transitions import Reply
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.bulk import KINDS, Bulk
 from redisjobs.web.board.filters import Filters
-from redisjobs.web.board.form import Form, Outcome, Refused, Wrong
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.form import ActionOutcome, Form, UnchangedJob, Wrong
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit
 from redisjobs.web.pages import forms
 
 _LONGEST_DELAY = 366 * 86_400.0
@@ -60,14 +60,16 @@ class Action:
     """
 
     verb: Verb | None
-    run: Callable[[Visit, Form], Awaitable[Outcome | Page]]
+    run: Callable[[Visit, Form], Awaitable[ActionOutcome | ViewAnswer]]
     asks: str | Callable[[Visit, Form], Awaitable[str]] = ""
     label: str = ""
 
 
-async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable[str]], **options: Any) -> Outcome:
+async def _each(
+    done: str, ids: Sequence[str], change: Callable[[str], Awaitable[str]], **options: Any
+) -> ActionOutcome:
     """Change each job; `change` returns why it was not changed, or ''."""
-    refused = list[Refused]()
+    refused = list[UnchangedJob]()
     for job_id in ids:
         holder = ""
         try:
@@ -79,8 +81,8 @@ async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable
         except (DecodeError, EncodeError, DriverError) as error:  # the jobs before it are changed
             why = str(error)
         if why:
-            refused.append(Refused(job_id, why, holder))
-    return Outcome(done, len(ids) - len(refused), refused, **options)
+            refused.append(UnchangedJob(job_id, why, holder))
+    return ActionOutcome(done, len(ids) - len(refused), refused, **options)
 
 
 _GONE = "it is not there any more: it was changed meanwhile"
@@ -91,7 +93,7 @@ _NO_STEP = "The job has not saved this step. Nothing was changed."
 # Jobs
 
 
-async def _retry(visit: Visit, form: Form) -> Outcome:
+async def _retry(visit: Visit, form: Form) -> ActionOutcome:
     # Only a form of an ended job has `ended`: a dead letter may have run since its page was read.
     number, replies = form.whole("from_step", "The step", _GREATEST), list[Reply | None]()
 
@@ -132,14 +134,14 @@ async def _asks_to_run_again(visit: Visit, form: Form) -> str:
     return "This job has ended and is no dead letter. Run it again?" if form.get("ended") == "1" else ""
 
 
-async def _delete(visit: Visit, form: Form) -> Outcome:
+async def _delete(visit: Visit, form: Form) -> ActionOutcome:
     async def change(job_id: str) -> str:
         return "" if await visit.board.control.delete(job_id) else _GONE
 
     return await _each("deleted", form.ids, change)
 
 
-async def _cancel(visit: Visit, form: Form) -> Outcome:
+async def _cancel(visit: Visit, form: Form) -> ActionOutcome:
     async def change(job_id: str) -> str:
         return _why(await visit.board.queue.cancel(job_id), Reply.CANCELLED, Reply.CANCELLING)
 
@@ -157,14 +159,14 @@ async def _asks_to_cancel(visit: Visit, form: Form) -> str:
     return f"Cancel {number_of(len(form.ids), 'job')}{more}? This can't be undone."
 
 
-async def _hold(visit: Visit, form: Form) -> Outcome:
+async def _hold(visit: Visit, form: Form) -> ActionOutcome:
     async def change(job_id: str) -> str:
         return _why(await visit.board.control.hold(job_id), Reply.HELD)
 
     return await _each("held", form.ids, change)
 
 
-async def _unhold(visit: Visit, form: Form) -> Outcome:
+async def _unhold(visit: Visit, form: Form) -> ActionOutcome:
     async def change(job_id: str) -> str:
         return "" if await visit.board.control.unhold(job_id) else "it is not held"
 
@@ -178,7 +180,7 @@ def _why(reply: Reply, *done: Reply) -> str:
     return known.get(reply, str(reply))
 
 
-async def _signal(visit: Visit, form: Form) -> Outcome:
+async def _signal(visit: Visit, form: Form) -> ActionOutcome:
     (job_id,) = form.ids[:1]
     text = form.get("value").strip().encode("utf-8", "surrogateescape") or b"null"
     try:
@@ -187,12 +189,12 @@ async def _signal(visit: Visit, form: Form) -> Outcome:
         raise Wrong(f'{error}. A text has quotes, as "ann".') from None
     reply = await visit.board.queue.signal(job_id, form.get("name").strip(), value)
     if reply in (Reply.OK, Reply.KEPT):
-        return Outcome("signalled" if reply is Reply.OK else "signal-kept")
+        return ActionOutcome("signalled" if reply is Reply.OK else "signal-kept")
     exists = "it keeps an earlier signal of this name, which it has not waited for"
-    return Outcome("signalled", 0, [Refused(job_id, exists if reply is Reply.EXISTS else _why(reply))])
+    return ActionOutcome("signalled", 0, [UnchangedJob(job_id, exists if reply is Reply.EXISTS else _why(reply))])
 
 
-async def _edit(visit: Visit, form: Form) -> Outcome | Page:
+async def _edit(visit: Visit, form: Form) -> ActionOutcome | ViewAnswer:
     (job_id,) = form.ids[:1]
     text = form.get("parameters")
     found = await visit.board.queue.get(job_id)
@@ -206,11 +208,11 @@ async def _edit(visit: Visit, form: Form) -> Outcome | Page:
     except (DecodeError, EncodeError) as error:
         return await forms.edit_form(visit, job_id, text, str(error))
     except UniqueConflict as error:
-        return Outcome("retried", 0, [Refused(job_id, _HELD, error.job_id)])
-    return Outcome(_retried([reply]), job_id=job_id)
+        return ActionOutcome("retried", 0, [UnchangedJob(job_id, _HELD, error.job_id)])
+    return ActionOutcome(_retried([reply]), job_id=job_id)
 
 
-async def _push(visit: Visit, form: Form) -> Outcome | Page:
+async def _push(visit: Visit, form: Form) -> ActionOutcome | ViewAnswer:
     given = dict(form.fields)
     name, queue = given.get("name", ""), visit.board.queue
     try:
@@ -231,14 +233,18 @@ async def _push(visit: Visit, form: Form) -> Outcome | Page:
     except (DecodeError, EncodeError, Wrong, ValueError) as error:
         return forms.push_form(visit, given, str(error))
     if not handle.added and handle.id == given.get("id"):
-        return Outcome("pushed", 0, [Refused(handle.id, "this form was sent before, and has pushed this job")])
+        return ActionOutcome(
+            "pushed", 0, [UnchangedJob(handle.id, "this form was sent before, and has pushed this job")]
+        )
     return _pushed(handle)
 
 
-def _pushed(handle: PushedJob) -> Outcome:
+def _pushed(handle: PushedJob) -> ActionOutcome:
     if handle.added:
-        return Outcome("pushed", job_id=handle.id)
-    return Outcome("pushed", 0, [Refused(handle.id, "this job holds the unique key, so nothing was pushed")])
+        return ActionOutcome("pushed", job_id=handle.id)
+    return ActionOutcome(
+        "pushed", 0, [UnchangedJob(handle.id, "this job holds the unique key, so nothing was pushed")]
+    )
 
 
 def _typed(visit: Visit, name: str, text: str) -> Any:
@@ -260,26 +266,26 @@ def _typed(visit: Visit, name: str, text: str) -> Any:
 # The queue, schedules, limits
 
 
-async def _pause(visit: Visit, form: Form) -> Outcome:
+async def _pause(visit: Visit, form: Form) -> ActionOutcome:
     await visit.board.control.pause(form.get("name") or None)
-    return Outcome("paused")
+    return ActionOutcome("paused")
 
 
-async def _resume(visit: Visit, form: Form) -> Outcome:
+async def _resume(visit: Visit, form: Form) -> ActionOutcome:
     await visit.board.control.resume(form.get("name") or None)
-    return Outcome("resumed")
+    return ActionOutcome("resumed")
 
 
-def _of_schedule(done: str, method: str) -> Callable[[Visit, Form], Awaitable[Outcome]]:
-    async def run(visit: Visit, form: Form) -> Outcome:
+def _of_schedule(done: str, method: str) -> Callable[[Visit, Form], Awaitable[ActionOutcome]]:
+    async def run(visit: Visit, form: Form) -> ActionOutcome:
         if not await getattr(visit.board.queue.schedules, method)(form.get("name")):
             raise Wrong("There is no such schedule any more.")
-        return Outcome(done)
+        return ActionOutcome(done)
 
     return run
 
 
-async def _run_schedule(visit: Visit, form: Form) -> Outcome:
+async def _run_schedule(visit: Visit, form: Form) -> ActionOutcome:
     handle = await visit.board.queue.schedules.run_now(form.get("name"))
     return _pushed(handle)
 
@@ -291,7 +297,7 @@ def _asks_to_remove(what: str) -> Callable[[Visit, Form], Awaitable[str]]:
     return asks
 
 
-async def _limit(visit: Visit, form: Form) -> Outcome:
+async def _limit(visit: Visit, form: Form) -> ActionOutcome:
     most = form.whole("max_concurrency", "The number of jobs at once", _MOST_AT_ONCE)
     burst = form.whole("burst", "The burst", _MOST_AT_ONCE)
     rate = form.get("rate").strip() or None
@@ -303,19 +309,19 @@ async def _limit(visit: Visit, form: Form) -> Outcome:
         rate=rate,
         burst=burst,
     )
-    return Outcome("limited")
+    return ActionOutcome("limited")
 
 
-async def _unlimit(visit: Visit, form: Form) -> Outcome:
+async def _unlimit(visit: Visit, form: Form) -> ActionOutcome:
     await visit.board.control.set_limit(form.get("name"))
-    return Outcome("unlimited")
+    return ActionOutcome("unlimited")
 
 
 # Workers
 
 
-def _of_workers(done: str, method: str) -> Callable[[Visit, Form], Awaitable[Outcome]]:
-    async def run(visit: Visit, form: Form) -> Outcome:
+def _of_workers(done: str, method: str) -> Callable[[Visit, Form], Awaitable[ActionOutcome]]:
+    async def run(visit: Visit, form: Form) -> ActionOutcome:
         async def change(worker_id: str) -> str:
             reply = await getattr(visit.board.control, method)(worker_id)
             return {Reply.NOT_FOUND: "it has ended", Reply.STOPPING: "it stops already"}.get(reply, "")
@@ -349,7 +355,7 @@ async def _asks_to_stop(visit: Visit, form: Form) -> str:
 # Acts on all jobs that match
 
 
-async def _count_bulk(visit: Visit, form: Form) -> Outcome:
+async def _count_bulk(visit: Visit, form: Form) -> ActionOutcome:
     word, given = form.get("kind"), dict(form.fields)
     filters = Filters.of(given, State.DEAD)
     if word not in KINDS or KINDS[word].verb not in visit.verbs or filters.state not in KINDS[word].states:
@@ -364,10 +370,10 @@ async def _count_bulk(visit: Visit, form: Form) -> Outcome:
     bulk = Bulk(visit.board.registry, word, filters)
     if not visit.bulks.add(bulk):
         raise Wrong("Other acts on many jobs go on. Wait until one has ended.")
-    return Outcome("", to=visit.url("bulk", id=bulk.id))
+    return ActionOutcome("", to=visit.url("bulk", id=bulk.id))
 
 
-async def _start_bulk(visit: Visit, form: Form) -> Outcome | Page:
+async def _start_bulk(visit: Visit, form: Form) -> ActionOutcome | ViewAnswer:
     bulk = _bulk(visit, form)
     rate = form.get("rate").strip() or None
     if rate is not None:
@@ -376,13 +382,13 @@ async def _start_bulk(visit: Visit, form: Form) -> Outcome | Page:
         except ValueError:
             return forms.bulk_page(visit, bulk, "The pace is a number of jobs a time: 100/s, 20/m or 5/h.")
     visit.bulks.start(bulk, rate)
-    return Outcome("", to=visit.url("bulk", id=bulk.id))
+    return ActionOutcome("", to=visit.url("bulk", id=bulk.id))
 
 
-async def _stop_bulk(visit: Visit, form: Form) -> Outcome:
+async def _stop_bulk(visit: Visit, form: Form) -> ActionOutcome:
     bulk = _bulk(visit, form)
     bulk.stop()
-    return Outcome("", to=visit.url("bulk", id=bulk.id))
+    return ActionOutcome("", to=visit.url("bulk", id=bulk.id))
 
 
 def _bulk(visit: Visit, form: Form) -> Bulk:
@@ -395,22 +401,22 @@ def _bulk(visit: Visit, form: Form) -> Bulk:
 # The doctor
 
 
-async def _check(visit: Visit, form: Form) -> Outcome:
+async def _check(visit: Visit, form: Form) -> ActionOutcome:
     visit.board.checkup.start(repair=False)  # if a run goes on, the page shows that one
-    return Outcome("", to=visit.url("doctor"))
+    return ActionOutcome("", to=visit.url("doctor"))
 
 
-async def _repair(visit: Visit, form: Form) -> Outcome:
+async def _repair(visit: Visit, form: Form) -> ActionOutcome:
     if not visit.board.checkup.start(repair=True):
         raise Wrong("A check goes on. Wait until it has ended, or stop it.")
-    return Outcome("", to=visit.url("doctor"))
+    return ActionOutcome("", to=visit.url("doctor"))
 
 
-async def _stop_check(visit: Visit, form: Form) -> Outcome:
+async def _stop_check(visit: Visit, form: Form) -> ActionOutcome:
     if visit.board.checkup.repairs and Verb.REPAIR not in visit.verbs:
         raise Wrong("This run repairs, and you may not repair here.")
     visit.board.checkup.stop()
-    return Outcome("", to=visit.url("doctor"))
+    return ActionOutcome("", to=visit.url("doctor"))
 
 
 ACTIONS = {

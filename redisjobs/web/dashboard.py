@@ -21,9 +21,9 @@ from redisjobs.web.board.access import Access, Verb, granted, is_same_origin
 from redisjobs.web.board.board import Board
 from redisjobs.web.board.bulk import Bulks
 from redisjobs.web.board.filters import key_of, parsed, query_of
-from redisjobs.web.board.form import Form, Outcome, Refused, Wrong
+from redisjobs.web.board.form import ActionOutcome, Form, UnchangedJob, Wrong
 from redisjobs.web.board.redaction import Redact, Redaction
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit
 from redisjobs.web.pages import forms, tables
 from redisjobs.web.pages.doctor import doctor
 from redisjobs.web.pages.failures import failures
@@ -177,7 +177,9 @@ class Dashboard:
                 error = str(failed)
             rows.append((f"{root}/{quote(slug)}/", board.name, counts, error))
         data = {"rows": rows, "root": root, "now": datetime.now(UTC)}
-        return _html(request, Page("home", "Queues", data), data | {"here": f"{root}/", "tabs": (), "board": None})
+        return _html(
+            request, ViewAnswer("home", "Queues", data), data | {"here": f"{root}/", "tabs": (), "board": None}
+        )
 
     async def _view(self, request: Request, verbs: frozenset[Verb], slug: str, view: str) -> Response:
         visit = await self._visit(request, verbs, slug)
@@ -187,7 +189,7 @@ class Dashboard:
                 raise Missing("There is no such page.")
             page = await read(visit)
         except Missing as error:
-            page = Page("message", "Not found", {"said": str(error), "details": ()}, 404)
+            page = ViewAnswer("message", "Not found", {"said": str(error), "details": ()}, 404)
         except DriverError as error:
             page = _away(error)
         return self._html(request, visit, page, view)
@@ -202,7 +204,9 @@ class Dashboard:
         allowed = await board.rights.allowed(verbs)
         return Visit(board, self._bulks[slug], base, allowed, query, datetime.now(UTC))
 
-    def _html(self, request: Request, visit: Visit, page: Page, view: str, *, polls: bool = True) -> Response:
+    def _html(
+        self, request: Request, visit: Visit, page: ViewAnswer, view: str, *, polls: bool = True
+    ) -> Response:
         query = {key: value for key, value in visit.query.items() if key not in ("did", "n")}
         here = view + (f"?{query_of(query)}" if query else "")
         data = {
@@ -231,38 +235,42 @@ class Dashboard:
         view, query = _back(form.get("back"))
         visit = replace(visit, query=query)
         page = await self._carried_out(visit, word, form)
-        if isinstance(page, Outcome):
+        if isinstance(page, ActionOutcome):
             return RedirectResponse(_after(visit, page, view), 303)
         return self._html(request, visit, page, view, polls=page.template == "bulk")
 
-    async def _carried_out(self, visit: Visit, word: str, form: Form) -> Outcome | Page:
+    async def _carried_out(self, visit: Visit, word: str, form: Form) -> ActionOutcome | ViewAnswer:
         """Carry out an action; return a page if there is something to read or to answer."""
         action = ACTIONS.get(word)
         if action is None or (action.verb is not None and action.verb not in visit.verbs):
-            return Page("message", "Not allowed", {"said": "You may not do this here.", "details": ()}, 403)
+            return ViewAnswer("message", "Not allowed", {"said": "You may not do this here.", "details": ()}, 403)
         try:
             if form.get("sure") != "1" and (asked := await _asked(visit, action, form)):
                 fields = [(key, value) for key, value in form.fields if key != "sure"]
                 question = _Answerable(asked, action.label, word, fields)
-                return Page("confirm", "Confirm", {"question": question}, is_live=False)
+                return ViewAnswer("confirm", "Confirm", {"question": question}, is_live=False)
             done = await action.run(visit, form)
         except Forbidden as error:
             if action.verb is not None:
                 visit.board.rights.refused(action.verb)
             said = "The server's ACL does not allow this user to do it. The page does not offer it for a minute."
-            return Page("message", "Refused", {"said": said, "details": [Refused("", str(error))]}, 403)
+            return ViewAnswer(
+                "message", "UnchangedJob", {"said": said, "details": [UnchangedJob("", str(error))]}, 403
+            )
         except Missing as error:
-            return Page("message", "Not found", {"said": str(error), "details": ()}, 404)
+            return ViewAnswer("message", "Not found", {"said": str(error), "details": ()}, 404)
         except Unavailable as error:
             said = "The server did not answer. The change may or may not be made: look before you repeat it."
-            return Page("message", "No answer", {"said": said, "details": [Refused("", str(error))]}, 503)
+            return ViewAnswer(
+                "message", "No answer", {"said": said, "details": [UnchangedJob("", str(error))]}, 503
+            )
         except (Wrong, RedisJobsError, ValueError, TypeError) as error:
-            return Page("message", "Not done", {"said": str(error), "details": ()}, 422)
+            return ViewAnswer("message", "Not done", {"said": str(error), "details": ()}, 422)
         finally:
             visit.board.snapshots.forget()
-        if isinstance(done, Outcome) and done.refused:
+        if isinstance(done, ActionOutcome) and done.refused:
             said = DONE[done.done].format(number_of(done.count, "job")) if done.count else "Nothing was changed."
-            return Page("message", "Not all was done", {"said": said, "details": done.refused}, 409)
+            return ViewAnswer("message", "Not all was done", {"said": said, "details": done.refused}, 409)
         return done
 
 
@@ -288,7 +296,7 @@ def _said(query: Mapping[str, str]) -> str:
     return said.format(number_of(int(number) if re.fullmatch("[0-9]{1,6}", number) else 1, "job"))
 
 
-def _after(visit: Visit, outcome: Outcome, view: str) -> str:
+def _after(visit: Visit, outcome: ActionOutcome, view: str) -> str:
     """Return the address to show after an action. It is always one of this page's own."""
     if outcome.to:
         return outcome.to
@@ -310,11 +318,11 @@ def _back(back: str) -> tuple[str, dict[str, str]]:
     }
 
 
-def _away(error: DriverError) -> Page:
+def _away(error: DriverError) -> ViewAnswer:
     is_gone = isinstance(error, Unavailable)
     data = {"error": str(error), "is_gone": is_gone, "is_forbidden": isinstance(error, Forbidden)}
     title = "No answer" if is_gone else "An error of the server"
-    return Page("away", title, data, 503, is_live=not is_gone)  # else the page itself reloads
+    return ViewAnswer("away", title, data, 503, is_live=not is_gone)  # else the page itself reloads
 
 
 # HTTP
@@ -335,7 +343,7 @@ async def _form(request: Request) -> Form | Response:
         return PlainTextResponse("The form can't be read\n", 400)
 
 
-def _html(request: Request, page: Page, data: Mapping[str, Any]) -> Response:
+def _html(request: Request, page: ViewAnswer, data: Mapping[str, Any]) -> Response:
     is_fragment = request.headers.get("hx-request") == "true"
     frame = {"page": page, "is_fragment": is_fragment, "poll": "", "did": "", "boards": (), "verbs": frozenset()}
     body = render(page.template, {**frame, **data, **page.data})

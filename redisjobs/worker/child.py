@@ -20,7 +20,7 @@ _LEAVES = "leaves"  # a line of the pipe: an operator asked the worker to stop
 _BETWEEN = "}"  # between two ids in a line of the pipe; no id has a brace
 
 
-class End(StrEnum):
+class LastLine(StrEnum):
     """The last line of a supervised worker, sent when all is settled. Its exit status may come from a handler."""
 
     DRAINED = "drained"  # nothing is left to run
@@ -39,7 +39,7 @@ class Child:
     is_partial: bool = False  # it takes jobs from only some of its queues
     noticed_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
-    end: End | None = None  # its last line
+    end: LastLine | None = None  # its last line
     hurry_at: float = NEVER  # when it must stop at once, by the monotonic clock
     kill_at: float = NEVER  # when it is killed
     is_outdated: bool = False  # it was asked to end, because the code has changed
@@ -59,7 +59,7 @@ def listen(child: Child, line: socket.socket) -> None:
                 child.is_leaving = True
                 continue
             if not rest:
-                child.end = End(what)
+                child.end = LastLine(what)
                 continue
             ready, why = rest
             child.health = Health(what == "live", ready in ("ready", "partly"), why)
@@ -92,7 +92,7 @@ class Pipe:
         with suppress(OSError):  # the supervisor is gone
             self._send(_LEAVES)
 
-    def end(self, end: End) -> None:
+    def end(self, end: LastLine) -> None:
         """Report that the worker has ended in order. Nothing follows."""
         with suppress(OSError):  # the supervisor is gone
             self._send(end.value)

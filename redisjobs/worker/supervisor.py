@@ -24,7 +24,7 @@ from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events.kinds import ProcessEnded
-from redisjobs.worker.child import NEVER, Child, End, listen
+from redisjobs.worker.child import NEVER, Child, LastLine, listen
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.shutdown import how_ended
 
@@ -190,14 +190,14 @@ class Supervisor:
         was_asked = self._stops > 0 or child.is_outdated or child.is_leaving
         # The signal may come before the child can handle it, and so before it has claimed a job.
         was_too_early = was_asked and not child.worker_ids and code == -signal.SIGTERM
-        was_expected = was_asked or child.end in (End.DRAINED, End.SHARE)
+        was_expected = was_asked or child.end in (LastLine.DRAINED, LastLine.SHARE)
         self._publish_end(child, (in_order and code == 0) or was_too_early, was_expected)
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
                 self._release(queue, worker_id, refund=child.is_outdated)
         if self._stops or child.is_leaving:
             self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
-        elif child.is_outdated or child.end is End.SHARE:
+        elif child.is_outdated or child.end is LastLine.SHARE:
             slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
         elif code == _MISTAKE and self._reloads and not child.worker_ids:
             slot.start_at = NEVER
@@ -205,7 +205,7 @@ class Supervisor:
         elif code == _MISTAKE and not self._began:
             self._code = _MISTAKE
             self._stop()
-        elif child.end is not End.DRAINED:
+        elif child.end is not LastLine.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
     def _publish_end(self, child: Child, in_order: bool, was_expected: bool) -> None:

@@ -1286,7 +1286,7 @@ def test_requeue_all_takes_every_dead_letter(
 def test_what_is_typed_wrong_is_told_in_one_line(
     cli: Callable[..., Ended], arguments: Sequence[str], said: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("redisjobs.cli.worker.Shutdown", lambda grace, **_: None)  # signals stay pytest's
+    monkeypatch.setattr("redisjobs.cli.worker.ForcedEnd", lambda grace, **_: None)  # signals stay pytest's
 
     told = cli(*arguments)
 

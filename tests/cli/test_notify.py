@@ -217,9 +217,9 @@ async def test_a_stop_that_an_operator_asks_for_is_reported_too(fleet: Fleet, ma
 def test_an_operators_stop_is_reported_before_a_worker_without_jobs_has_left() -> None:
     code = """
 import time
-from redisjobs.cli.shutdown import Shutdown
+from redisjobs.cli.shutdown import ForcedEnd
 
-shutdown = Shutdown(1, stopping=lambda: time.sleep(0.2) or print("reported", flush=True))
+shutdown = ForcedEnd(1, stopping=lambda: time.sleep(0.2) or print("reported", flush=True))
 shutdown.note_asked()
 shutdown.leave(0)
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from store import RedisStore
 
-from redisjobs.client.push import Push
+from redisjobs.client.push import PushCall
 from redisjobs.drivers.redis.pushes import PushAnswer, PushCommands, are_plain
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
@@ -303,7 +303,7 @@ def test_an_error_of_some_jobs_names_all_that_are_not_there_and_says_how_many_ot
         DriverError,
         match=r"1 of 5 jobs may .*\. The others are there, but for 2 that met ",
     ) as refused:
-        Push(jobs, 10, prepared=True).handles([*map(Pushed, replies)], JobQueue("memory://")._handle)
+        PushCall(jobs, 10, prepared=True).handles([*map(Pushed, replies)], JobQueue("memory://")._handle)
 
     assert list(refused.value.jobs) == jobs[1:2]
 

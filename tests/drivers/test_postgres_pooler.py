@@ -18,7 +18,7 @@ from databases import Postgres
 from store import eventually
 
 from redisjobs import JobContext, JobName, JobQueue, Worker, sync
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 from redisjobs.local.server import free_port
 
 pytestmark = [
@@ -124,7 +124,7 @@ async def test_nothing_stays_in_a_session_that_the_application_has_too(postgres:
             await Worker(queue).run(until_idle=True)
             with anyio.move_on_after(1):  # listens
                 await queue.result((await queue.push({"number": 1}, Double)).id)
-        relay = Relay(queue, url)
+        relay = Relayer(queue, url)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(relay.run)
             await anyio.sleep(0.2)

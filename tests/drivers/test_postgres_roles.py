@@ -18,7 +18,7 @@ from store import eventually
 
 from redisjobs import JobQueue, Schedule, Worker
 from redisjobs.cli.app import make
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 from redisjobs.drivers import connect
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.errors import Forbidden
@@ -163,7 +163,7 @@ async def test_a_producer_writes_to_the_outbox_and_a_relay_pushes_from_it(owned:
     async with a_queue("memory://") as queue:
         async with await psycopg.AsyncConnection.connect(owned.url_of(producer)) as connection:
             handle = await queue.push(Greet("joe"), within=connection)
-        relaying = Relay(queue, owned.url_of(relay))
+        relaying = Relayer(queue, owned.url_of(relay))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(relaying.run)
             with anyio.fail_after(20):

@@ -584,9 +584,11 @@ def test_the_command_line_finds_the_queues_of_a_backend_by_any_alias(alias: str)
             load("redisjobs.contrib.django.worker:nothing.mail")
 
 
-def test_the_command_refuses_a_queue_that_no_backend_has() -> None:
+def test_the_command_refuses_a_queue_that_no_backend_has(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.core.management.base import CommandError
 
+    for set_by_the_command in ("PYTHONPATH", "REDISJOBS_APP"):
+        monkeypatch.setenv(set_by_the_command, "")
     with pytest.raises(CommandError, match="no redisjobs backend in TASKS has a queue 'bulk'; there are default"):
         call_command("redisjobs", "worker", "--queue", "bulk")
 
@@ -615,7 +617,7 @@ def test_a_worker_runs_all_queues_unless_some_are_named_wherever_that_is_among_i
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("REDISJOBS_APP", "not:this")
     monkeypatch.setattr(worker, "load_all", load_all)
-    for changes_the_process in ("configure", "Shutdown"):
+    for changes_the_process in ("configure", "ForcedEnd"):
         monkeypatch.setattr(worker, changes_the_process, lambda *_, **options: None)
     default = {
         "BACKEND": "redisjobs.contrib.django.Backend",
@@ -628,7 +630,10 @@ def test_a_worker_runs_all_queues_unless_some_are_named_wherever_that_is_among_i
     assert [place.removeprefix("redisjobs.contrib.django.worker:") for place in started[0]] == runs
 
 
-def test_the_command_passes_on_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_passes_on_what_it_does_not_know(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
     with pytest.raises(SystemExit, match="0"):
         call_command("redisjobs", "stats", "--help")
 

@@ -31,7 +31,7 @@ from redisjobs import (
     sync,
 )
 from redisjobs.control import Control, FilterOptions, Overview, SyncControl
-from redisjobs.drivers.memory.state import Job, with_fields
+from redisjobs.drivers.memory.state import StoredJob, with_fields
 from redisjobs.model.job import Priority, State
 
 PACKAGE = redisjobs.__file__.removesuffix("__init__.py")
@@ -120,7 +120,7 @@ def put_letters(queue: Any) -> None:
         fields = {"id": job_id, "name": name, "parameters": "{}", "priority": "normal"}
         if job_id in queue.driver.memory.jobs:
             queue.driver.memory.remove(queue.driver.memory.jobs[job_id])
-        letter = Job(job_id, Priority.NORMAL, with_fields({}, fields))
+        letter = StoredJob(job_id, Priority.NORMAL, with_fields({}, fields))
         queue.driver.memory.put(letter, queue.driver.memory.aside[State.DEAD])
 
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from redisjobs import JobName, JobQueue, sync
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 
 Numbered = JobName("Numbered", dict[str, int])
 WITHIN = 0.03  # seconds in which a process is killed
@@ -123,7 +123,7 @@ def kill_relays(url: str, redis: str, queue: str, kills: int, rows: int, seed: i
 
     def relay(name: str) -> None:
         database = f"{url}?application_name={name}"
-        asyncio.run(Relay(JobQueue(redis, queue), database).run())
+        asyncio.run(Relayer(JobQueue(redis, queue), database).run())
 
     producer = sync.JobQueue(redis, queue)
     with psycopg.connect(url) as connection:

@@ -17,7 +17,7 @@ from processes import Numbered
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Worker
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -91,7 +91,7 @@ async def test_each_row_is_pushed_once_though_relays_are_killed_and_frozen(
         with processes("relays", *arguments) as killing:
             await anyio.to_thread.run_sync(killing.wait)
         assert killing.returncode == 0
-        await Relay(JobQueue(redis_store.url, redis_store.queue_name), outbox).run_once()
+        await Relayer(JobQueue(redis_store.url, redis_store.queue_name), outbox).run_once()
         await eventually(lambda: len(ran) == rows, within=30)
         counts = await queue.control.counts()
         worker.stop()

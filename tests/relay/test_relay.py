@@ -12,7 +12,7 @@ from store import RedisStore, documented_rule, eventually
 
 from redisjobs import JobQueue, Worker, sync
 from redisjobs.control.relay.relay import _POLLS as POLLS
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 from redisjobs.events import JobsPushed
 from redisjobs.model.job import OnConflict
 from redisjobs.model.queries import Find
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 async def test_rows_are_pushed_in_order_and_deleted(queue: JobQueue, database: str) -> None:
     ids = write(database, queue, *({"a": number} for number in range(1203)))
 
-    measured = await Relay(queue, database).run_once()
+    measured = await Relayer(queue, database).run_once()
 
     assert (measured.waiting, measured.refused) == (0, 0)
     assert await ready(queue) == ids
@@ -32,7 +32,7 @@ async def test_rows_are_pushed_in_order_and_deleted(queue: JobQueue, database: s
 
 
 async def test_an_idle_relay_finds_what_is_committed(queue: JobQueue, database: str) -> None:
-    async with running(relay := Relay(queue, database)):
+    async with running(relay := Relayer(queue, database)):
         await eventually(lambda: relay._poll == POLLS[1])
         ids = write(database, queue, {"a": 1})
 
@@ -48,7 +48,7 @@ async def test_options_arrive_as_they_were_pushed(queue: JobQueue, database: str
         *write(database, queue, {}, expires_in=3600, unique="k", unique_until="start"),
     ]
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     high, delayed, later, expiring = [await queue.driver.read(Find(each)) for each in ids]
     assert high is not None
@@ -72,7 +72,7 @@ async def test_a_delay_counts_from_the_push_within_the_transaction(queue: JobQue
         "UPDATE redisjobs.outbox SET due_at = due_at - interval '50 s', pushed_at = pushed_at - interval '50 s'",
     )
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     row, expiring = await queue.driver.read(Find(late)), await queue.driver.read(Find(soon))
     now_ms = datetime.now(UTC).timestamp() * 1000
@@ -94,7 +94,7 @@ async def test_ids_and_unique_keys_that_are_taken_add_nothing_and_are_done(queue
     heard = list[JobsPushed]()
     queue.events.subscribe(JobsPushed, heard.append)
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     assert left(database) == []
     assert await ready(queue) == ["mine", "holder"]
@@ -108,7 +108,7 @@ async def test_several_relays_share_the_rows(queue: JobQueue, redis_store: Redis
     ids = write(database, queue, *({"a": number} for number in range(5000)))
     others = [JobQueue(redis_store.url, redis_store.queue_name) for _ in range(4)]
 
-    async with running(*(Relay(other, database) for other in others)):
+    async with running(*(Relayer(other, database) for other in others)):
         await eventually(lambda: not left(database), within=30)
 
     assert sorted(await ready(queue)) == sorted(ids)
@@ -117,7 +117,7 @@ async def test_several_relays_share_the_rows(queue: JobQueue, redis_store: Redis
 async def test_rows_of_another_queue_are_left_alone(queue: JobQueue, database: str) -> None:
     ask(database, "INSERT INTO redisjobs.outbox (queue, name) VALUES ('other', 'Add')")
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     assert len(left(database)) == 1
 
@@ -131,7 +131,7 @@ async def test_rows_written_by_sql_are_jobs_too(queue: JobQueue, database: str) 
     ran = list[dict[str, Any]]()
     queue.register(Add)(ran.append)
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
     await Worker(queue).run(until_idle=True)
 
     assert ran == [{"a": 1}]
@@ -146,7 +146,7 @@ async def test_a_relay_needs_no_more_of_redis_than_a_producer(
     producer = JobQueue(f"redis://{user}:secret@{place}", redis_store.queue_name)
     ids = write(database, queue, {"a": 1}, {"a": 2}, delay=60) + write(database, queue, {"a": 3}, unique="k")
     try:
-        await Relay(producer, database).run_once()
+        await Relayer(producer, database).run_once()
         await producer.driver.read(FindRelayed("o", 0))
     finally:
         await producer.aclose()

@@ -12,7 +12,7 @@ from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Worker
 from redisjobs.contrib.metrics import Metrics
-from redisjobs.control.relay.relay import Relay
+from redisjobs.control.relay.relay import Relayer
 from redisjobs.drivers.postgres import outbox as outboxes
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsPushed, OutboxMeasured, RelayAvailable, RelayUnavailable, RowsRefused
@@ -52,7 +52,7 @@ async def test_a_row_that_can_never_be_pushed_is_set_aside_and_stops_no_other(
     refused = list[RowsRefused]()
     queue.events.subscribe(RowsRefused, refused.append)
 
-    measured = await Relay(queue, database).run_once()
+    measured = await Relayer(queue, database).run_once()
 
     assert await ready(queue) == ids
     assert measured.refused == len(BAD)
@@ -64,13 +64,13 @@ async def test_a_row_that_can_never_be_pushed_is_set_aside_and_stops_no_other(
 
 async def test_a_row_set_aside_is_pushed_after_its_correction(queue: JobQueue, database: str) -> None:
     ask(database, "INSERT INTO redisjobs.outbox (queue, name, id) VALUES (%s, '', 'x')", queue.name)
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     ask(
         database,
         "UPDATE redisjobs.outbox SET name = 'Add', error = NULL, failed_at = NULL WHERE failed_at IS NOT NULL",
     )
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     assert await ready(queue) == ["x"]
 
@@ -81,11 +81,11 @@ async def test_a_job_that_the_queue_refuses_is_set_aside_if_it_takes_others(
     redis_store.admin.rpush(f"{redis_store.prefix}unique:spoiled", "junk")
     (bad,) = write(database, queue, {}, unique="spoiled")
     with pytest.raises(DriverError, match="WRONGTYPE"):
-        await Relay(queue, database).run_once()
+        await Relayer(queue, database).run_once()
     assert left(database) == [(bad, None)]
 
     ids = write(database, queue, {"a": 1}, {"a": 2})
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     assert await ready(queue) == ids
     ((job_id, error),) = left(database)
@@ -104,7 +104,7 @@ async def test_a_full_server_is_waited_for(database: str) -> None:
         queue.events.subscribe(RelayUnavailable, away.append)
         queue.events.subscribe(RelayAvailable, lambda _: back.set())
 
-        async with running(Relay(queue, database)):
+        async with running(Relayer(queue, database)):
             await eventually(lambda: away, within=20)
             assert "out of memory" in away[0].why
             assert len(left(database)) == 2
@@ -127,7 +127,7 @@ async def test_an_outage_of_the_queue_is_waited_for(database: str) -> None:
         away = list[RelayUnavailable]()
         queue.events.subscribe(RelayUnavailable, away.append)
 
-        async with running(Relay(queue, database)):
+        async with running(Relayer(queue, database)):
             await eventually(lambda: away, within=20)
             running_server.restart()
             await eventually(lambda: not left(database), within=20)
@@ -139,7 +139,7 @@ async def test_an_outage_of_the_queue_is_waited_for(database: str) -> None:
 async def test_a_relay_whose_sessions_are_ended_goes_on(
     queue: JobQueue, postgres: Postgres, database: str
 ) -> None:
-    async with running(Relay(queue, database)):
+    async with running(Relayer(queue, database)):
         for number in range(3):
             (job_id,) = write(database, queue, {"a": number})
             await until(lambda job_id=job_id: queue.get(job_id))  # type: ignore[misc]
@@ -160,13 +160,13 @@ async def test_rows_whose_deletion_was_not_committed_are_not_pushed_again(
     with monkeypatch.context() as patch:
         patch.setattr(outboxes.Outbox, "settle", cut)
         with pytest.raises(Unavailable, match="was cut"):
-            await Relay(queue, database).run_once()
+            await Relayer(queue, database).run_once()
     await Worker(queue).run(until_idle=True)
     assert len(left(database)) == 2
 
     heard = list[JobsPushed]()
     queue.events.subscribe(JobsPushed, heard.append)
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
     await Worker(queue).run(until_idle=True)
 
     assert sorted(ran) == [1, 2]
@@ -189,7 +189,7 @@ async def test_what_a_dead_relay_left_to_forget_is_forgotten_by_another(
     kept.job_id = there
     await driver.change(RelayRows(name, [kept], read_ms))
 
-    async with running(Relay(queue, database)):
+    async with running(Relayer(queue, database)):
         await until(lambda: is_forgotten(queue, name, [there]))
 
     await driver.change(ForgetRelayed(name, [there]))
@@ -215,7 +215,7 @@ async def test_the_lag_is_measured(queue: JobQueue, database: str) -> None:
     waiting, oldest, refused = await opened.lag()
     await opened.aclose()
 
-    await Relay(queue, database).run_once()
+    await Relayer(queue, database).run_once()
 
     assert (waiting, refused) == (2, 0)
     assert 100 <= oldest < 130
@@ -226,9 +226,9 @@ async def test_the_lag_is_measured(queue: JobQueue, database: str) -> None:
 
 async def test_a_database_without_the_schema_ends_the_relay(queue: JobQueue, postgres: Postgres) -> None:
     with postgres.database(migrated=False) as url, pytest.raises(OtherVersion, match="run `redisjobs migrate"):
-        await Relay(queue, url).run()
+        await Relayer(queue, url).run()
     with pytest.raises(ValueError, match="is no database"):
-        Relay(queue, "mysql://host/x")
+        Relayer(queue, "mysql://host/x")
 
 
 async def test_a_read_only_server_is_said_and_waited_for(queue: JobQueue, database: str) -> None:
@@ -237,6 +237,6 @@ async def test_a_read_only_server_is_said_and_waited_for(queue: JobQueue, databa
     ask(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
 
     with pytest.raises(Unavailable, match="read-only transaction"):
-        await Relay(queue, database).run_once()
+        await Relayer(queue, database).run_once()
 
     assert len([row for row in left(database) if row[1] is None]) == 1

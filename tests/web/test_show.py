@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from redisjobs.web.rendering import with_commands
 from redisjobs.web.show.format import ago, clock, cut, duration, json_lines, short
-from redisjobs.web.show.plots import Scale, Series, nice, plot, sparkline
+from redisjobs.web.show.plots import PlotLine, Scale, nice, plot, sparkline
 from redisjobs.web.show.traces import read_trace
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -154,7 +154,7 @@ def test_a_logarithmic_scale_has_lines_in_equal_distances(values: list[float], l
 
 
 def test_a_plot_has_lines_with_gaps_axes_and_readings() -> None:
-    series = [Series("done", "done", [0, 10, None, 30]), Series("dead", "dead", [None, None, None, 3])]
+    series = [PlotLine("done", "done", [0, 10, None, 30]), PlotLine("dead", "dead", [None, None, None, 3])]
 
     drawn = str(plot(series, NOW, 60, lambda value: f"{value:g}/s", "Jobs <a second>"))
 
@@ -172,7 +172,7 @@ def test_a_long_plot_tells_the_highest_of_several_values_and_the_day() -> None:
     values = [0.0] * 432
     values[200] = 5
 
-    drawn = str(plot([Series("dead", "dead", values)], NOW, 600, str, "a"))
+    drawn = str(plot([PlotLine("dead", "dead", values)], NOW, 600, str, "a"))
 
     assert drawn.count("<title>") == 108
     assert "dead 5" in drawn
@@ -181,5 +181,5 @@ def test_a_long_plot_tells_the_highest_of_several_values_and_the_day() -> None:
 
 @pytest.mark.parametrize("values", [[], [None], [0.0], [float("nan"), float("inf"), 1e300]])
 def test_a_plot_of_little_is_drawn_too(values: list[float | None]) -> None:
-    assert "nan" not in str(plot([Series("a", "done", values)], NOW, 60, str, "a")).split("<title>")[0]
+    assert "nan" not in str(plot([PlotLine("a", "done", values)], NOW, 60, str, "a")).split("<title>")[0]
     assert "<svg" in sparkline(values, "dead", "a")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from redisjobs.worker.source.clock import ServerClock
+from redisjobs.worker.source.clock import LeaseClock
 
 LEASE = 9.0  # seconds; so a worker beats every 3 s
 SILENCE = 0.6 * LEASE  # for so long the server may say nothing
@@ -12,7 +12,7 @@ AHEAD = 1_700_000_000.0  # seconds by which the server's clock is ahead of ours
 TRIP = 0.01  # seconds, each way
 
 
-def told(clock: ServerClock, at: float, *, set_by: float = 0.0, pace: float = 1.0, there: float = TRIP) -> float:
+def told(clock: LeaseClock, at: float, *, set_by: float = 0.0, pace: float = 1.0, there: float = TRIP) -> float:
     """Let the answer to a question arrive that was sent at a time of ours; what step it shows.
 
     Args:
@@ -26,7 +26,7 @@ def told(clock: ServerClock, at: float, *, set_by: float = 0.0, pace: float = 1.
     return clock.record(server_ms, at, at + 2 * there)
 
 
-def in_touch(clock: ServerClock, since: float, until: float, every: float = 1.0, **how: float) -> list[float]:
+def in_touch(clock: LeaseClock, since: float, until: float, every: float = 1.0, **how: float) -> list[float]:
     """Let it hear from the server again and again; the steps that showed."""
     steps, at = [], since
     while at <= until:
@@ -36,14 +36,14 @@ def in_touch(clock: ServerClock, since: float, until: float, every: float = 1.0,
 
 
 def test_before_the_first_answer_nothing_is_known_and_no_worker_is_taken_for_dead() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
 
     assert not clock.is_known
     assert not clock.is_trusted(LEASE, 1000.0)
 
 
 def test_the_first_answer_shows_no_step_however_the_clocks_differ() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
 
     assert told(clock, 100.0) == 0
     assert clock.is_known
@@ -54,14 +54,14 @@ def test_the_first_answer_shows_no_step_however_the_clocks_differ() -> None:
     [(0.0, False), (LEASE / 2, False), (LEASE - 0.1, False), (LEASE + 0.1, True), (60, True)],
 )
 def test_no_worker_is_taken_for_dead_within_a_lease_of_ones_own_start(after: float, is_trusted: bool) -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 100.0 + after)
 
     assert clock.is_trusted(LEASE, 100.0 + after + 2 * TRIP) is is_trusted
 
 
 def test_it_is_the_lease_of_whom_is_judged_that_counts() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 110.0)
 
     assert [clock.is_trusted(lease, 110.1) for lease in (2.0, 9.0, 11.0, 60.0)] == [True, True, False, False]
@@ -71,7 +71,7 @@ def test_it_is_the_lease_of_whom_is_judged_that_counts() -> None:
 def test_a_step_of_the_servers_clock_is_told_by_its_length_and_no_worker_is_taken_for_dead_for_a_lease(
     step: float,
 ) -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     assert in_touch(clock, 100.0, 130.0) == []
     assert clock.is_trusted(LEASE, 130.5)
 
@@ -87,7 +87,7 @@ def test_a_step_of_the_servers_clock_is_told_by_its_length_and_no_worker_is_take
 
 @pytest.mark.parametrize("step", [0.01, -0.01])
 def test_what_may_be_the_way_of_an_answer_is_no_step(step: float) -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
 
     assert told(clock, 131.0, set_by=step) == 0
@@ -97,7 +97,7 @@ def test_what_may_be_the_way_of_an_answer_is_no_step(step: float) -> None:
 @pytest.mark.parametrize("there", [0.0, 0.4, 2.0])
 def test_an_answer_that_was_long_under_way_is_no_step(there: float) -> None:
     """The server may have said it at any time between the question and the answer."""
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
 
     for said_after in (0.0, there, 2 * there):
@@ -107,7 +107,7 @@ def test_an_answer_that_was_long_under_way_is_no_step(there: float) -> None:
 
 @pytest.mark.parametrize("pace", [1.0005, 0.9995])
 def test_a_clock_that_drifts_as_a_machines_does_makes_no_step(pace: float) -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
 
     assert in_touch(clock, 100.0, 1100.0, every=2.0, pace=pace) == []
     assert in_touch(clock, 1200.0, 4000.0, every=400.0, pace=pace) == []  # nor over long silences
@@ -116,7 +116,7 @@ def test_a_clock_that_drifts_as_a_machines_does_makes_no_step(pace: float) -> No
 @pytest.mark.parametrize("pace", [1.1, 0.9, 0.0])
 def test_a_clock_that_runs_otherwise_than_ours_vouches_for_no_ones_death(pace: float) -> None:
     """Set step by step, or a server that stands still: each answer shows it."""
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
 
     steps = [told(clock, at, set_by=(pace - 1) * (at - 130.0)) for at in (131.0, 132.0, 133.0, 134.0)]
@@ -133,7 +133,7 @@ def test_after_a_time_when_the_server_gave_no_answer_no_worker_is_taken_for_dead
     silence: float, is_trusted: bool
 ) -> None:
     """Others could not be heard either; and a frozen worker sees its own absence as a silence of the server's."""
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
     back = 130.0 + silence
 
@@ -146,7 +146,7 @@ def test_after_a_time_when_the_server_gave_no_answer_no_worker_is_taken_for_dead
 
 
 def test_while_the_server_is_silent_no_worker_is_taken_for_dead() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
 
     assert clock.is_trusted(LEASE, 130.0 + SILENCE - 0.1)
@@ -154,7 +154,7 @@ def test_while_the_server_is_silent_no_worker_is_taken_for_dead() -> None:
 
 
 def test_a_silence_too_short_for_one_lease_may_be_too_long_for_another() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
     in_touch(clock, 133.2, 133.7, every=0.1)
 
@@ -163,7 +163,7 @@ def test_a_silence_too_short_for_one_lease_may_be_too_long_for_another() -> None
 
 
 def test_an_older_answer_that_was_overtaken_changes_nothing() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
     now_ms = clock.now_ms(130.5)
 
@@ -175,7 +175,7 @@ def test_an_older_answer_that_was_overtaken_changes_nothing() -> None:
 
 
 def test_what_time_it_is_there_is_known_between_answers() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     told(clock, 100.0)
 
     assert clock.now_ms(107.0) == pytest.approx((107.0 + AHEAD) * 1000, abs=2 * TRIP * 1000)
@@ -184,15 +184,15 @@ def test_what_time_it_is_there_is_known_between_answers() -> None:
 
 
 def test_how_long_it_is_until_a_time_of_the_servers_is_told_by_its_clock() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     told(clock, 100.0)
 
     assert clock.seconds_until(int((130.0 + AHEAD) * 1000), 105.0) == pytest.approx(25.0, abs=2 * TRIP)
     assert clock.seconds_until(int((101.0 + AHEAD) * 1000), 105.0) < 0
 
 
-def ages(gaps: Sequence[float]) -> ServerClock:
-    clock, at = ServerClock(), 100.0
+def ages(gaps: Sequence[float]) -> LeaseClock:
+    clock, at = LeaseClock(), 100.0
     told(clock, at)
     for gap in gaps:
         at += gap
@@ -220,7 +220,7 @@ def test_answers_that_come_thick_and_fast_need_no_memory() -> None:
 
 
 def test_no_worker_is_taken_for_dead_within_a_lease_of_the_first_answer_of_another_server() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     in_touch(clock, 100.0, 130.0)
     assert clock.is_trusted(LEASE, 130.5)
 
@@ -234,7 +234,7 @@ def test_no_worker_is_taken_for_dead_within_a_lease_of_the_first_answer_of_anoth
 
 
 def test_servers_that_answer_in_turn_keep_no_worker_from_being_taken_for_dead() -> None:
-    clock = ServerClock()
+    clock = LeaseClock()
     doubted = list[float]()
     for step in range(60):
         in_touch(clock, 100.0 + step / 2, 100.4 + step / 2)

@@ -24,7 +24,7 @@ from redisjobs.model.chunks import Chunk
 from redisjobs.model.emissions import LARGEST_CHUNK, MOST_CHUNKS, ChunkKind, EmitChunks, NewChunk
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Exchange, Release, Reply, SaveStep, Settlements
-from redisjobs.worker.running.outbox import Outbox, Part, Room
+from redisjobs.worker.running.outbox import ChunkOutbox, Part, Room
 
 pytestmark = pytest.mark.anyio
 
@@ -256,7 +256,7 @@ async def test_a_handler_that_waits_for_room_ends_with_its_time(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(Outbox, "_is_full", lambda self, chunk: True)
+    monkeypatch.setattr(ChunkOutbox, "_is_full", lambda self, chunk: True)
 
     @queue.job(timeout=0.1, retry=no_retry())
     def work(context: JobContext) -> None:
@@ -344,7 +344,7 @@ def ignore(reply: Reply, added: Sequence[bool]) -> None:
 
 
 def test_a_step_is_saved_behind_the_chunks_that_were_emitted_before_it() -> None:
-    outbox = Outbox(7)
+    outbox = ChunkOutbox(7)
     step = SaveStep("charge", 1, b"1")
     outbox.add(small("a"), may_wait=False)
     outbox.write(Part(step, ignore))
@@ -358,7 +358,7 @@ def test_a_step_is_saved_behind_the_chunks_that_were_emitted_before_it() -> None
 
 
 def test_an_exchange_takes_a_limited_number_of_chunks_and_bytes_in_their_order() -> None:
-    outbox, large = Outbox(0), "x" * LARGEST_CHUNK
+    outbox, large = ChunkOutbox(0), "x" * LARGEST_CHUNK
     texts = [*(str(number) for number in range(1500)), *[large] * 6, "end"]
     for text in texts:
         outbox.add(small(text), may_wait=False)
@@ -375,7 +375,7 @@ def test_an_exchange_takes_a_limited_number_of_chunks_and_bytes_in_their_order()
 
 
 def test_room_is_free_again_once_the_store_has_the_chunks() -> None:
-    outbox = Outbox(0)
+    outbox = ChunkOutbox(0)
     for number in range(MOST_CHUNKS):
         outbox.add(small(str(number)), may_wait=False)
     (part,) = outbox.take(1, Room())
@@ -388,7 +388,7 @@ def test_room_is_free_again_once_the_store_has_the_chunks() -> None:
 
 
 def test_many_chunks_are_urgent_and_few_are_not() -> None:
-    outbox = Outbox(0)
+    outbox = ChunkOutbox(0)
     news = [outbox.add(small("x"), may_wait=False) for _ in range(600)]
     assert [at for at, is_news in enumerate(news) if is_news] == [0, 499]
     assert outbox.is_urgent

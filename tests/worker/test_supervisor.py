@@ -24,7 +24,7 @@ from two_queues import another
 from redisjobs import JobQueue, Reply
 from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
-from redisjobs.worker.child import End
+from redisjobs.worker.child import LastLine
 from redisjobs.worker.supervisor import Supervisor
 from redisjobs_proof.torture.fleet.hosts import children
 from redisjobs_proof.torture.proxy import Proxy
@@ -470,7 +470,7 @@ def test_a_dead_child_is_released_in_each_queue_as_who_it_was_there(
 ) -> None:
     """Who was taken for dead in one queue goes on there under another id."""
     then = f"""
-if number > 1: end('{End.DRAINED}')
+if number > 1: end('{LastLine.DRAINED}')
 line.sendall(b"host:1:id}}host:1:other live ready well\\n")
 os._exit(1)
 """
@@ -499,14 +499,14 @@ def gaps(started: Path) -> list[float]:
 def test_a_child_that_had_its_share_is_replaced_at_once_however_often(started: Path) -> None:
     began = time.monotonic()
 
-    assert supervised(started, f"end('{End.SHARE}' if number < 8 else '{End.DRAINED}')").run() == 0
+    assert supervised(started, f"end('{LastLine.SHARE}' if number < 8 else '{LastLine.DRAINED}')").run() == 0
 
     assert len(started.read_text().splitlines()) == 8
     assert time.monotonic() - began < 10  # with pauses it would be 15 s at least
 
 
 def test_a_child_that_gets_no_threads_is_replaced_ever_more_slowly(started: Path) -> None:
-    assert supervised(started, f"end('{End.HINDERED}' if number < 4 else '{End.DRAINED}')").run() == 0
+    assert supervised(started, f"end('{LastLine.HINDERED}' if number < 4 else '{LastLine.DRAINED}')").run() == 0
 
     assert gaps(started)[1] > 0.25
     assert gaps(started)[2] > 0.5
@@ -518,7 +518,7 @@ def test_a_child_that_gets_no_threads_after_a_while_is_replaced_at_once(
     monkeypatch.setattr("redisjobs.worker.supervisor._HEALTHY", 0.5)
     monkeypatch.setattr("redisjobs.worker.supervisor._FIRST_PAUSE", 60)
     monkeypatch.setattr("redisjobs.worker.supervisor._LONGEST_PAUSE", 60)
-    then = f"time.sleep(0.5); end('{End.HINDERED}' if number < 4 else '{End.DRAINED}')"
+    then = f"time.sleep(0.5); end('{LastLine.HINDERED}' if number < 4 else '{LastLine.DRAINED}')"
 
     assert supervised(started, then).run() == 0
 
@@ -531,7 +531,7 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
 ) -> None:
     """Whatever runs in it may exit with any code."""
     caplog.set_level(logging.INFO, "redisjobs")
-    assert supervised(started, f"end('{End.DRAINED}') if number > 3 else os._exit({code})").run() == 0
+    assert supervised(started, f"end('{LastLine.DRAINED}') if number > 3 else os._exit({code})").run() == 0
 
     assert gaps(started)[1] > 0.25
     assert gaps(started)[2] > 0.5
@@ -540,12 +540,13 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
 
 
 @pytest.mark.parametrize(
-    ("how", "warned"), [(End.STOPPED, True), (End.HINDERED, True), (End.SHARE, False), (End.DRAINED, False)]
+    ("how", "warned"),
+    [(LastLine.STOPPED, True), (LastLine.HINDERED, True), (LastLine.SHARE, False), (LastLine.DRAINED, False)],
 )
 def test_a_child_that_ends_in_order_though_no_one_asked_is_warned_of_unless_it_has_done_what_it_was_to(
-    started: Path, caplog: pytest.LogCaptureFixture, how: End, warned: bool
+    started: Path, caplog: pytest.LogCaptureFixture, how: LastLine, warned: bool
 ) -> None:
-    assert supervised(started, f"end('{how}' if number < 2 else '{End.DRAINED}')").run() == 0
+    assert supervised(started, f"end('{how}' if number < 2 else '{LastLine.DRAINED}')").run() == 0
 
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text.split(" ", 3)[3] for text in warnings] == (
@@ -556,8 +557,8 @@ def test_a_child_that_ends_in_order_though_no_one_asked_is_warned_of_unless_it_h
 @pytest.mark.parametrize(
     ("then", "code", "how"),
     [
-        (f"end('{End.STOPPED}')", 0, "ended"),
-        (f"end('{End.SHARE}')", 0, "ended"),
+        (f"end('{LastLine.STOPPED}')", 0, "ended"),
+        (f"end('{LastLine.SHARE}')", 0, "ended"),
         ("os._exit(3)", 1, "ended with code 3"),
     ],
 )
@@ -600,7 +601,7 @@ def test_a_log_that_raises_does_not_end_a_supervisor(started: Path) -> None:
     log.addHandler(handler := Away())
     log.setLevel(logging.INFO)
     try:
-        assert supervised(started, f"os._exit(1) if number < 3 else end('{End.DRAINED}')").run() == 0
+        assert supervised(started, f"os._exit(1) if number < 3 else end('{LastLine.DRAINED}')").run() == 0
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
@@ -626,7 +627,7 @@ def test_a_child_that_no_thread_can_attend_is_killed_and_another_started(
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     began = time.monotonic()
 
-    assert supervised(started, f"time.sleep(3); end('{End.DRAINED}')").run() == 0
+    assert supervised(started, f"time.sleep(3); end('{LastLine.DRAINED}')").run() == 0
 
     assert time.monotonic() - began < 3 + 3  # those that were not attended to are gone, not waited for
     assert caplog.text.count("could not start a worker process, retrying: can't start new thread") == len(refused)
@@ -645,7 +646,7 @@ def test_jobs_that_no_thread_can_release_are_left_to_their_leases(
 
     monkeypatch.setattr(threading.Thread, "start", no_thread)
 
-    assert supervised(started, f"os._exit(1) if number < 2 else end('{End.DRAINED}')").run() == 0
+    assert supervised(started, f"os._exit(1) if number < 2 else end('{LastLine.DRAINED}')").run() == 0
 
     assert "run once their leases are over: can't start new thread" in caplog.text
 
@@ -653,10 +654,10 @@ def test_jobs_that_no_thread_can_release_are_left_to_their_leases(
 def test_a_child_that_crashes_once_all_is_settled_had_its_share_all_the_same(
     started: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    then = f"line.sendall(b'host:1:id {End.SHARE}\\n'); os.abort()"
+    then = f"line.sendall(b'host:1:id {LastLine.SHARE}\\n'); os.abort()"
     began = time.monotonic()
 
-    assert supervised(started, f"if number > 5: end('{End.DRAINED}')\n{then}").run() == 0
+    assert supervised(started, f"if number > 5: end('{LastLine.DRAINED}')\n{then}").run() == 0
 
     assert time.monotonic() - began < 10  # with pauses it would be 15 s at least
     assert caplog.text.count("was killed by SIGABRT") == 5
@@ -664,14 +665,16 @@ def test_a_child_that_crashes_once_all_is_settled_had_its_share_all_the_same(
 
 
 def test_recycling_between_two_deaths_makes_them_the_first_of_a_row_each(started: Path) -> None:
-    then = f"end('{End.SHARE}' if number < 5 else '{End.DRAINED}') if number in (2, 4, 6) else os._exit(1)"
+    then = (
+        f"end('{LastLine.SHARE}' if number < 5 else '{LastLine.DRAINED}') if number in (2, 4, 6) else os._exit(1)"
+    )
     assert supervised(started, then).run() == 0
 
     assert max(gaps(started)) < 0.25 + 1.5
 
 
 def test_a_child_that_dies_again_and_again_waits_longer_each_time(started: Path) -> None:
-    assert supervised(started, f"sys.exit(1) if number < 5 else end('{End.DRAINED}')").run() == 0
+    assert supervised(started, f"sys.exit(1) if number < 5 else end('{LastLine.DRAINED}')").run() == 0
 
     assert gaps(started)[1] > 0.25
     assert gaps(started)[2] > 0.5

@@ -34,7 +34,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.events import WorkerStarted
+from redisjobs.events import JobsClaimed, WorkerStarted
 from redisjobs.model.outcome import CancelAsked
 from redisjobs.model.queries import Find
 from redisjobs.model.retention import Keep, Retention
@@ -897,6 +897,25 @@ async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue
         await Worker(queue, concurrency=1, max_jobs=4).run()
 
     assert ran == [0, 1, 2, 3]
+    assert (await queue.control.counts()).totals["released"] == 0
+
+
+async def test_the_last_job_of_max_jobs_runs_although_the_event_loop_was_blocked_before_it_began(
+    queue: JobQueue,
+) -> None:
+    ran: list[int] = []
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        ran.append(work.number)
+
+    queue.events.subscribe(JobsClaimed, lambda _: time.sleep(2 * handler_run.PATIENCE))
+
+    await queue.push(Work(1))
+    with anyio.fail_after(20):
+        await Worker(queue, max_jobs=1).run()
+
+    assert ran == [1]
     assert (await queue.control.counts()).totals["released"] == 0
 
 

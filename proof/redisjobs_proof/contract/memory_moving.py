@@ -13,13 +13,13 @@ from redisjobs.drivers.memory.children import outcomes_of
 from redisjobs.drivers.memory.ends import forget, remember
 from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.pushes import forget_end, holder_of, living
-from redisjobs.drivers.memory.state import Job, Memory, StoredGroup, StoredSteps, answers, with_fields
+from redisjobs.drivers.memory.state import Memory, StoredGroup, StoredJob, StoredSteps, answers, with_fields
 from redisjobs.drivers.memory.steps import steps_of
 from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.children import ChildOutcome
 from redisjobs.model.job import WAITING, State
-from redisjobs.model.moving import Outcome, Taken
+from redisjobs.model.moving import MovedOutcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.steps import Steps, read_wait
@@ -92,7 +92,7 @@ def _take_one(memory: Memory, row: Row, most_bytes: int) -> Reply:
     return Reply.OK
 
 
-def _stays(memory: Memory, job: Job, most_bytes: int) -> bool:
+def _stays(memory: Memory, job: StoredJob, most_bytes: int) -> bool:
     """Return whether a job, or its parent, waits for children; or whether their outcomes are too large."""
     steps, token = steps_of(memory, job.id), job.text(b"child_of").partition(" ")[0]
     groups = [memory.groups[each] for each in (*steps.groups.values(), token) if each in memory.groups]
@@ -101,7 +101,7 @@ def _stays(memory: Memory, job: Job, most_bytes: int) -> bool:
     return any(group.left for group in groups) or is_too_much
 
 
-def _ended_children(memory: Memory, job: Job) -> Iterator[tuple[str, list[ChildOutcome]]]:
+def _ended_children(memory: Memory, job: StoredJob) -> Iterator[tuple[str, list[ChildOutcome]]]:
     """Yield the token of each group of a job, and how its children have ended, in order."""
     for token in steps_of(memory, job.id).groups.values():
         if token in memory.groups:
@@ -109,7 +109,7 @@ def _ended_children(memory: Memory, job: Job) -> Iterator[tuple[str, list[ChildO
             yield token, outcomes_of(group, sorted(group.outcomes))
 
 
-def _there(memory: Memory, row: Row) -> Job | None:
+def _there(memory: Memory, row: Row) -> StoredJob | None:
     """Return the job of a row, if it is still in this state."""
     if row.state in memory.aside:
         return memory.aside[row.state].get(int(row.key))
@@ -118,13 +118,13 @@ def _there(memory: Memory, row: Row) -> Job | None:
     return job if is_it and row.state in WAITING else None
 
 
-def _window(memory: Memory, job: Job) -> int | None:
+def _window(memory: Memory, job: StoredJob) -> int | None:
     """Return until when a job holds a unique key that it was pushed with for a time."""
     holder_id, until_ms = memory.uniques.get(job.text(b"window"), ("", 0.0))
     return int(until_ms) if holder_id == job.id and memory.now_ms() < until_ms < math.inf else None
 
 
-def _outcome(memory: Memory, job: Job) -> Outcome | None:
+def _outcome(memory: Memory, job: StoredJob) -> MovedOutcome | None:
     is_last = memory.jobs.get(job.id) is job
     if job.state not in memory.aside or not is_last or memory.outcomes.current(job.id, memory.now_ms()) is None:
         return None
@@ -132,7 +132,7 @@ def _outcome(memory: Memory, job: Job) -> Outcome | None:
     value, value_until_ms = memory.results.get(job.id, (b"", 0))
     if value:
         status = JobStatus(Ending.COMPLETED, value=value)
-    return Outcome(status, int(until_ms), int(value_until_ms))
+    return MovedOutcome(status, int(until_ms), int(value_until_ms))
 
 
 @answers(moving.FindTaken)
@@ -221,7 +221,7 @@ def _key(job: Taken, now_ms: int) -> tuple[str, float]:
 
 
 def _add(memory: Memory, taken: Taken) -> None:
-    now_ms, job = memory.now_ms(), Job(taken.job_id, taken.priority, taken.fields)
+    now_ms, job = memory.now_ms(), StoredJob(taken.job_id, taken.priority, taken.fields)
     key, until_ms = _key(taken, now_ms)
     if not taken.has_ended:
         _keep_saved(memory, taken)
@@ -242,7 +242,7 @@ def _add(memory: Memory, taken: Taken) -> None:
             _keep_outcome(memory, taken)
 
 
-def _begin_waiting(memory: Memory, job: Job, taken: Taken) -> None:
+def _begin_waiting(memory: Memory, job: StoredJob, taken: Taken) -> None:
     """Make a job ready, delayed or suspended. One whose wait can't be read goes on where it can."""
     job.wait = read_wait(taken.fields.get(b"waits", b"")) if taken.state is State.SUSPENDED else None
     if job.wait is None:

@@ -26,7 +26,7 @@ _STATES: dict[type[JobsSettled], State] = {
 _PRIORITIES = tuple(Priority)
 
 
-class Owner(Protocol):
+class SignalQueue(Protocol):
     """The part of a queue that the signal needs."""
 
     sender: type[Any]
@@ -42,7 +42,7 @@ class Finished(Middleware):
     A task that is tried again has not finished. A receiver that raises is logged.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: SignalQueue) -> None:
         self._owner = owner
 
     async def on_settled(self, job: SettledJob, outcome: Outcome | None) -> None:

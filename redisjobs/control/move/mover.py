@@ -104,7 +104,7 @@ class Mover:
         """
         try:
             await self._check()
-            await copy_settings(_End(self, self._source), _End(self, self._target), self._say)
+            await copy_settings(_MoveEnd(self, self._source), _MoveEnd(self, self._target), self._say)
             await self._move()
         except _Stopped:
             self._moved.stopped = True
@@ -248,7 +248,7 @@ class Mover:
             self._say(text)
 
 
-class _End:
+class _MoveEnd:
     """One end of a move, which its mover asks until it answers."""
 
     def __init__(self, mover: Mover, driver: Driver) -> None:

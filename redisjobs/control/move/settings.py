@@ -16,7 +16,7 @@ T = TypeVar("T")
 Say = Callable[[str], object]
 
 
-class End(Protocol):
+class AskedEnd(Protocol):
     """One end of a move, which is asked until it answers."""
 
     async def read(self, query: Query[T], /) -> T:
@@ -28,7 +28,7 @@ class End(Protocol):
         ...
 
 
-async def copy_settings(source: End, target: End, say: Say) -> None:
+async def copy_settings(source: AskedEnd, target: AskedEnd, say: Say) -> None:
     """Give the target the settings that it has not: retention, limits, pauses, and schedules put at run time.
 
     Once that is done it is noted at the target. So a move that goes on later undoes nothing that was set there
@@ -46,7 +46,7 @@ async def copy_settings(source: End, target: End, say: Say) -> None:
         await target.change(Declare(noted_as, done=True))
 
 
-async def _copy_retention(source: End, target: End, say: Say) -> None:
+async def _copy_retention(source: AskedEnd, target: AskedEnd, say: Say) -> None:
     kept, there = await source.read(FindRetention()), await target.read(FindRetention())
     if kept is not None and there is None:
         await target.change(Retain(kept))
@@ -55,7 +55,7 @@ async def _copy_retention(source: End, target: End, say: Say) -> None:
         say("retention: the target has another one, which stays")
 
 
-async def _limits(driver: End) -> Mapping[str, str]:
+async def _limits(driver: AskedEnd) -> Mapping[str, str]:
     limits, after = dict[str, str](), None
     while after != "":
         step = await driver.read(FindLimits(after or ""))
@@ -64,7 +64,7 @@ async def _limits(driver: End) -> Mapping[str, str]:
     return limits
 
 
-async def _copy_limits(source: End, target: End, say: Say) -> None:
+async def _copy_limits(source: AskedEnd, target: AskedEnd, say: Say) -> None:
     there = await _limits(target)
     for name, limit in (await _limits(source)).items():
         if name not in there:
@@ -76,7 +76,7 @@ async def _copy_limits(source: End, target: End, say: Say) -> None:
             say(f"limit of '{visible(name)}': the target has another one, which stays")
 
 
-async def _copy_pauses(source: End, target: End, say: Say) -> None:
+async def _copy_pauses(source: AskedEnd, target: AskedEnd, say: Say) -> None:
     pauses, there = await source.read(FindPauses()), await target.read(FindPauses())
     if pauses.queue is not None and there.queue is None:
         await target.change(Pause())
@@ -89,7 +89,7 @@ async def _copy_pauses(source: End, target: End, say: Say) -> None:
 # Schedules
 
 
-async def _schedules(driver: End) -> dict[str, ScheduleRow]:
+async def _schedules(driver: AskedEnd) -> dict[str, ScheduleRow]:
     """Return the schedules of a queue that were put at run time; code declares the others."""
     rows, after = dict[str, ScheduleRow](), None
     while True:
@@ -100,7 +100,9 @@ async def _schedules(driver: End) -> dict[str, ScheduleRow]:
         after = page.more
 
 
-async def _copy_schedules(source: End, target: End, names: tuple[str, str], is_first: bool, say: Say) -> None:
+async def _copy_schedules(
+    source: AskedEnd, target: AskedEnd, names: tuple[str, str], is_first: bool, say: Say
+) -> None:
     there = await _schedules(target)
     for name, row in (await _schedules(source)).items():
         other = there.get(name)
@@ -123,7 +125,7 @@ def _goes(row: ScheduleRow, other: ScheduleRow | None, names: tuple[str, str], i
     return other.moved_to != "" and (not row.moved_to or other.moved_to == source)
 
 
-async def _copy_schedule(row: ScheduleRow, source: End, target: End, name: str) -> str:
+async def _copy_schedule(row: ScheduleRow, source: AskedEnd, target: AskedEnd, name: str) -> str:
     """Pause a schedule at the source, so that no slot fires at both ends, and put it at the target; say so.
 
     A mover may die between the two: what is noted with the pause says that no operator has paused it.

@@ -9,7 +9,7 @@ from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DecodeError, DriverError, Forbidden, QueueFull, ServerTooOld, Unavailable
 from redisjobs.model.driver import OtherVersion, Unsupported
-from redisjobs.model.outbox import Row, job_of
+from redisjobs.model.outbox import OutboxRow, job_of
 from redisjobs.model.relaying import Relay, row_name
 from redisjobs.model.times import LONGEST_TRY
 from redisjobs.model.transitions import MOST_BYTES, NewJob, Pushed, Reply, weight_of
@@ -19,7 +19,7 @@ _NOT_NOW = (Unavailable, QueueFull, Forbidden, ServerTooOld, OtherVersion, Unsup
 
 
 @dataclass(slots=True)
-class Relayed:
+class BatchAnswer:
     """What became of the rows of a batch.
 
     Attributes:
@@ -33,7 +33,7 @@ class Relayed:
     jobs: list[tuple[str, str, bool]] = field(default_factory=list)
 
 
-class Batch:
+class RelayBatch:
     """The push of one batch.
 
     Args:
@@ -44,9 +44,9 @@ class Batch:
 
     def __init__(self, queue: Registry, outbox: str, read_ms: float) -> None:
         self._queue, self._outbox, self._read_ms = queue, outbox, read_ms
-        self._relayed = Relayed()
+        self._relayed = BatchAnswer()
 
-    async def push(self, rows: Sequence[Row]) -> Relayed:
+    async def push(self, rows: Sequence[OutboxRow]) -> BatchAnswer:
         """Push rows, and return what became of each.
 
         Raises:
@@ -56,7 +56,7 @@ class Batch:
             await self._push(chunk)
         return self._relayed
 
-    def _decoded(self, rows: Sequence[Row]) -> Mapping[int, NewJob]:
+    def _decoded(self, rows: Sequence[OutboxRow]) -> Mapping[int, NewJob]:
         jobs = dict[int, NewJob]()
         for row in rows:
             try:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import anyio
 
 from redisjobs.client.registry import Registry
-from redisjobs.control.relay.batch import Batch, Relayed
+from redisjobs.control.relay.batch import BatchAnswer, RelayBatch
 from redisjobs.drivers.postgres.connecting import checked
 from redisjobs.drivers.postgres.outbox import MOST_COUNTED, Outbox
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events.kinds import JobsPushed, OutboxMeasured, RelayAvailable, RelayUnavailable, RowsRefused
-from redisjobs.model.outbox import Row
+from redisjobs.model.outbox import OutboxRow
 from redisjobs.model.relaying import FindRelayed, ForgetRelayed
 from redisjobs.model.relaying import Relay as ReadClock
 from redisjobs.model.transitions import MOST_JOBS
@@ -29,7 +29,7 @@ _LONGEST = 30.0  # seconds that one batch may take
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each new try, the last one for all others
 
 
-class Relay:
+class Relayer:
     """Pushes what an outbox holds for one queue.
 
     Args:
@@ -136,10 +136,10 @@ class Relay:
             self._floor = rows[-1].seq + 1
         return bool(rows) or (floor > 0 and now >= self._full_at)
 
-    async def _push_from(self, floor: int, outbox: Outbox) -> Sequence[Row]:
+    async def _push_from(self, floor: int, outbox: Outbox) -> Sequence[OutboxRow]:
         read_ms = await self._read_clock(outbox)
         async with outbox.taking(floor) as rows:
-            relayed = await Batch(self._queue, outbox.name, read_ms).push(rows)
+            relayed = await RelayBatch(self._queue, outbox.name, read_ms).push(rows)
             await outbox.settle([*relayed.done], {seq: error for seq, *_, error in relayed.refused})
         await self._tell(outbox, relayed)
         return rows
@@ -153,7 +153,7 @@ class Relay:
             self._clock = server_ms, read_at
         return server_ms
 
-    async def _tell(self, outbox: Outbox, relayed: Relayed) -> None:
+    async def _tell(self, outbox: Outbox, relayed: BatchAnswer) -> None:
         """Tell the queue which rows are deleted, and listeners what has happened."""
         if relayed.done:
             await self._queue.driver.change(ForgetRelayed(outbox.name, [*relayed.done.values()]))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from redisjobs.drivers.memory.pushes import add, forget_end, living
-from redisjobs.drivers.memory.state import Job, Memory, StoredGroup, answers, encoded
+from redisjobs.drivers.memory.state import Memory, StoredGroup, StoredJob, answers, encoded
 from redisjobs.drivers.memory.steps import stored, wake
 from redisjobs.model.children import ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.steps import How
@@ -14,7 +14,7 @@ from redisjobs.model.transitions import AddChildren, Group, NewJob, Reply, Suspe
 _CHILD_OF = re.compile(rb"(\S+) ([0-9]{1,9})")
 
 
-def add_children(memory: Memory, parent: Job, step: AddChildren | Suspend, group: Group) -> list[bool]:
+def add_children(memory: Memory, parent: StoredJob, step: AddChildren | Suspend, group: Group) -> list[bool]:
     """Add children of a job that are not in their group yet; return which were added."""
     stored(memory, parent, step.version).groups.setdefault(group.key, group.token)
     there = memory.groups.setdefault(group.token, StoredGroup(parent.id, group.key, group.total))
@@ -40,14 +40,14 @@ def _add(memory: Memory, token: str, group: StoredGroup, job: NewJob) -> bool:
     return True
 
 
-def end_child(memory: Memory, job: Job, outcome: ChildOutcome) -> None:
+def end_child(memory: Memory, job: StoredJob, outcome: ChildOutcome) -> None:
     """Note how a job has ended in the group that it is a child of; the last one wakes the parent."""
     place = _place_of(job)
     if place is not None:
         end_child_at(memory, *place, outcome)
 
 
-def _place_of(job: Job) -> tuple[str, int] | None:
+def _place_of(job: StoredJob) -> tuple[str, int] | None:
     """Return the group of a child and its index there; None if its field, put outside redisjobs, names none."""
     found = _CHILD_OF.fullmatch(job.fields.get(b"child_of", b""))
     return None if found is None else (found[1].decode("utf-8", "surrogateescape"), int(found[2]))
@@ -69,7 +69,7 @@ def end_child_at(memory: Memory, token: str, index: int, outcome: ChildOutcome) 
         wake(memory, parent, How.CHILDREN, token.encode())
 
 
-def waits_for(memory: Memory, parent: Job, token: str) -> bool:
+def waits_for(memory: Memory, parent: StoredJob, token: str) -> bool:
     """Return whether a job is suspended until the children of this group have ended."""
     steps = memory.steps.get(parent.id)
     return parent.wait is not None and steps is not None and steps.groups.get(parent.wait.key) == token
@@ -80,7 +80,7 @@ def is_over(memory: Memory, group: Group) -> bool:
     return group.token not in memory.groups or not memory.groups[group.token].left
 
 
-def reopen(memory: Memory, job: Job) -> bool:
+def reopen(memory: Memory, job: StoredJob) -> bool:
     """Let a dead child be one of its group again, if the parent waits for others of it; return whether it is."""
     place = _place_of(job)
     group = None if place is None else memory.groups.get(place[0])
@@ -90,7 +90,7 @@ def reopen(memory: Memory, job: Job) -> bool:
     return True
 
 
-def close_groups(memory: Memory, job: Job, *, cancels: bool) -> None:
+def close_groups(memory: Memory, job: StoredJob, *, cancels: bool) -> None:
     """Let go of the children of a job that ends. `cancels`: those that have not ended are cancelled."""
     steps = memory.steps.get(job.id)
     for token in steps.groups.values() if steps else ():
@@ -104,7 +104,7 @@ def close_groups(memory: Memory, job: Job, *, cancels: bool) -> None:
             memory.cancelling.setdefault(token, 0)
 
 
-def cancel_groups(memory: Memory, job: Job) -> None:
+def cancel_groups(memory: Memory, job: StoredJob) -> None:
     """Cancel the children of a dead letter that have not ended; the letter keeps its groups."""
     steps = memory.steps.get(job.id)
     for token in steps.groups.values() if steps else ():

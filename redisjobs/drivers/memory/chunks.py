@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from redisjobs.drivers.memory.state import Job, Memory, StoredChunks, answers
+from redisjobs.drivers.memory.state import Memory, StoredChunks, StoredJob, answers
 from redisjobs.model.chunks import Chunks, GetChunks, StoredChunk, chunk_id, parts_of
 from redisjobs.model.emissions import (
     BYTES_TOGETHER,
@@ -15,7 +15,7 @@ from redisjobs.model.emissions import (
 _DAY = 86_400_000  # ms for which chunks are kept while the job has not ended
 
 
-def emit(memory: Memory, job: Job, emitted: EmitChunks) -> None:
+def emit(memory: Memory, job: StoredJob, emitted: EmitChunks) -> None:
     """Store chunks of a job, and drop the oldest ones if there are too many. Notify who waits for it."""
     now_ms = memory.now_ms()
     stored = memory.chunks.current(job.id, now_ms) or StoredChunks(now_ms)

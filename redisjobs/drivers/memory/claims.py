@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from redisjobs.drivers.memory.ends import dead_letter, finish
 from redisjobs.drivers.memory.limits import Limiter, give_up, line_up, next_turn, take_turns, tell_turn
-from redisjobs.drivers.memory.state import Job, Memory, Worker, by_rank
+from redisjobs.drivers.memory.state import Memory, StoredJob, StoredWorker, by_rank
 from redisjobs.drivers.memory.steps import wake_late
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority, State
@@ -16,12 +16,12 @@ from redisjobs.model.transitions import Ended, Exchange, Lease, Reply
 class _Claim:
     """A claim under way: its limits, and the jobs so far."""
 
-    worker: Worker
+    worker: StoredWorker
     count: int
     max_deliveries: int
     is_idle: bool
     limiter: Limiter
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[StoredJob] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
 
     @property
@@ -71,7 +71,7 @@ def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, id
     )
 
 
-def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
+def _deliver(memory: Memory, claimed: _Claim, job: StoredJob) -> None:
     """Deliver a job that was handed back; or end it, park it, line it up, or keep it for an idle worker."""
     if job.place is memory.isolated and not claimed.runs_nothing:
         return
@@ -102,7 +102,9 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
     claimed.limiter.pass_on(job)
 
 
-def _read(memory: Memory, worker: Worker, priority: Priority, count: int, limiter: Limiter) -> list[Job]:
+def _read(
+    memory: Memory, worker: StoredWorker, priority: Priority, count: int, limiter: Limiter
+) -> list[StoredJob]:
     """Deliver new jobs of a priority; return those that may start."""
     jobs = [job for _, job in zip(range(count), memory.new[priority].values(), strict=False)]
     for job in jobs:
@@ -139,7 +141,7 @@ def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float 
     return [lease_of(job) for job in found]
 
 
-def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Job]:
+def _startable(memory: Memory, jobs: Sequence[StoredJob], limiter: Limiter) -> list[StoredJob]:
     """Return those of a worker's jobs that may start; hand back, park, line up or end the others."""
     startable = []
     for job in jobs:
@@ -161,6 +163,6 @@ def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Jo
     return startable
 
 
-def lease_of(job: Job) -> Lease:
+def lease_of(job: StoredJob) -> Lease:
     """Return the lease of a running job's present delivery."""
     return Lease(str(job.number), job.number, job.deliveries, job.id, job.fields, job.since_ms, job.rank)

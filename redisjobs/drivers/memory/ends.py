@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from redisjobs.drivers.memory.children import close_groups, end_child, forget_group
 from redisjobs.drivers.memory.history import noted
-from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
+from redisjobs.drivers.memory.state import REMEMBERED, Memory, StoredJob, answers, with_fields
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.children import ChildOutcome, ChildState
 from redisjobs.model.job import State
@@ -19,7 +19,7 @@ _DAY = 86_400_000  # the most ms for which progress is kept, and for which an ou
 
 def finish(
     memory: Memory,
-    job: Job,
+    job: StoredJob,
     state: State,
     notes: Mapping[str, str],
     result: Result | None = None,
@@ -39,7 +39,7 @@ def finish(
         _set_aside(memory, job, state, {"finished_at": str(now_ms), **notes})
 
 
-def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
+def dead_letter(memory: Memory, job: StoredJob, notes: Mapping[str, str]) -> None:
     """Make a job a dead letter, with notes about its failure."""
     known = {"deliveries": str(job.deliveries), "failed_at": str(memory.now_ms()), **notes}
     memory.count("dead")
@@ -47,7 +47,7 @@ def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
     _conclude(memory, job, State.DEAD)
 
 
-def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str]) -> None:
+def _set_aside(memory: Memory, job: StoredJob, state: State, notes: Mapping[str, str]) -> None:
     """Keep a job that has failed or ended, with some notes."""
     queued_at = b"%d" % min(job.since_ms, memory.now_ms())
     added = {"id": job.id, "priority": str(job.priority), **notes, **noted(job)}
@@ -55,7 +55,7 @@ def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str])
     memory.put(job, memory.aside[state])
 
 
-def forget(memory: Memory, job: Job) -> None:
+def forget(memory: Memory, job: StoredJob) -> None:
     """Forget the steps, the children and the signals of a job that ends, or is deleted."""
     steps = memory.steps.pop(job.id, None)
     for token in steps.groups.values() if steps else ():
@@ -65,13 +65,13 @@ def forget(memory: Memory, job: Job) -> None:
     job.wait = None
 
 
-def remember(memory: Memory, job: Job) -> None:
+def remember(memory: Memory, job: StoredJob) -> None:
     """Remember the push of a job, so that a repetition adds nothing."""
     now_ms = memory.now_ms()
     memory.ended.put((job.id, job.fields.get(b"nonce", b"")), True, now_ms + REMEMBERED, now_ms)
 
 
-def _conclude(memory: Memory, job: Job, state: State, result: Result | None = None) -> None:
+def _conclude(memory: Memory, job: StoredJob, state: State, result: Result | None = None) -> None:
     """Free a job's unique key, note how it ended if its result is kept, and notify waiting processes."""
     key, now_ms = job.text(b"unique"), memory.now_ms()
     if key and memory.uniques.get(key, ("", 0))[0] == job.id:
@@ -94,7 +94,7 @@ def _conclude(memory: Memory, job: Job, state: State, result: Result | None = No
         end_child(memory, job, _outcome(job, state, result))
 
 
-def _outcome(job: Job, state: State, result: Result) -> ChildOutcome:
+def _outcome(job: StoredJob, state: State, result: Result) -> ChildOutcome:
     if state is State.DEAD:
         error, error_type, reason = (job.text(name) for name in (b"error", b"error_type", b"reason"))
         return ChildOutcome(ChildState.DEAD, error=error, error_type=error_type, reason=reason)
@@ -105,14 +105,14 @@ def _outcome(job: Job, state: State, result: Result) -> ChildOutcome:
     return ChildOutcome(ChildState.COMPLETED, result.value or b"")
 
 
-def report(memory: Memory, job: Job, progress: bytes) -> None:
+def report(memory: Memory, job: StoredJob, progress: bytes) -> None:
     """Store a job's reported progress, and notify the processes that wait for it."""
     now_ms = memory.now_ms()
     memory.progress.put(job.id, progress, now_ms + _DAY, now_ms)
     memory.tell_processes(job)
 
 
-def keep_reported(memory: Memory, job: Job, result: Result | None) -> None:
+def keep_reported(memory: Memory, job: StoredJob, result: Result | None) -> None:
     """Keep a job's last progress for another minute, and its chunks as long as its result, if that is longer."""
     now_ms = memory.now_ms()
     progress, chunks = memory.progress.current(job.id, now_ms), memory.chunks.current(job.id, now_ms)
@@ -123,7 +123,7 @@ def keep_reported(memory: Memory, job: Job, result: Result | None) -> None:
         memory.chunks[job.id] = chunks, now_ms + max(_WATCHED, keep_ms)
 
 
-def kept_ms(job: Job) -> int | None:
+def kept_ms(job: StoredJob) -> int | None:
     """Return for how many ms a job's result is kept; None: the push did not say."""
     text = job.text(b"keep_result")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 14 else None
@@ -140,7 +140,7 @@ def _status(memory: Memory, change: GetStatus) -> list[JobStatus]:
     return statuses
 
 
-def _living(job: Job, process: str) -> JobStatus:
+def _living(job: StoredJob, process: str) -> JobStatus:
     if job.state is State.DEAD:
         error, error_type = job.text(b"error"), job.text(b"error_type")
         traceback, reason = job.text(b"traceback"), job.text(b"reason")
@@ -151,7 +151,7 @@ def _living(job: Job, process: str) -> JobStatus:
     return JobStatus(Ending.PENDING, place, keep=kept_ms(job))
 
 
-def _ended(memory: Memory, job_id: str, job: Job | None) -> JobStatus:
+def _ended(memory: Memory, job_id: str, job: StoredJob | None) -> JobStatus:
     now_ms = memory.now_ms()
     value = memory.results.current(job_id, now_ms)
     if value is not None:

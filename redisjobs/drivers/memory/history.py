@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from redisjobs.drivers.memory.state import Job, encoded
+from redisjobs.drivers.memory.state import StoredJob, encoded
 
 _MOST_LINES, _MOST_BYTES = 20, 4096
 _SPACE, _SPACES = re.compile(r"[ \t-\r]"), re.compile(r"[ \t-\r]+")  # what Lua calls space
@@ -16,7 +16,7 @@ def event(now_ms: int, what: str, worker: str = "", attempt: str = "", note: str
     return " ".join([*words, _SPACES.sub(" ", cut)])
 
 
-def history(job: Job, one: str = "") -> str:
+def history(job: StoredJob, one: str = "") -> str:
     """Return a job's history: the lines of its entry, those noted since the entry was written, and `one`."""
     text = job.text(b"history")
     for line in (*job.noted, *([one] if one else ())):
@@ -24,13 +24,13 @@ def history(job: Job, one: str = "") -> str:
     return text
 
 
-def noted(job: Job, one: str = "") -> Mapping[str, str]:
+def noted(job: StoredJob, one: str = "") -> Mapping[str, str]:
     """Return a job's history as a field for its new entry, if there is any."""
     text = history(job, one)
     return {"history": text} if text else {}
 
 
-def note(job: Job, one: str) -> None:
+def note(job: StoredJob, one: str) -> None:
     """Add a line to the history of a job whose entry stays."""
     job.noted = add_line("\n".join(job.noted), one).split("\n")
 

@@ -2,7 +2,7 @@
 
 import math
 
-from redisjobs.drivers.memory.state import Job, Line, Memory, answers, by_rank
+from redisjobs.drivers.memory.state import Line, Memory, StoredJob, answers, by_rank
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import FindLimits, LimitsFound
@@ -19,7 +19,7 @@ class Limiter:
         self._memory = memory
         self._full: set[str] = set()
 
-    def start(self, job: Job, *, waited: bool = False) -> Line | None:
+    def start(self, job: StoredJob, *, waited: bool = False) -> Line | None:
         """Give a job a share, if its name has a limit; or return the line in which it has to wait."""
         memory = self._memory
         limit = memory.limits.get(job.name) if memory.limits else None
@@ -49,20 +49,20 @@ class Limiter:
             _turn(memory, line)  # it has not spent the turn that it may have had
         return None
 
-    def pass_on(self, job: Job) -> None:
+    def pass_on(self, job: StoredJob) -> None:
         """Give the next in line a turn, because this job had its turn and does not start."""
         line = self._memory.lines.get(job.counts_as)
         if line is not None and line.is_open and job.name in self._memory.limits:
             _turn(self._memory, line)
 
 
-def line_up(memory: Memory, job: Job, deliveries: int, line: Line) -> None:
+def line_up(memory: Memory, job: StoredJob, deliveries: int, line: Line) -> None:
     """Put a job in a waiting line."""
     memory.move(job, line.waiting)
     job.deliveries, line.is_open = deliveries, True
 
 
-def give_up(memory: Memory, job: Job, *, refund: bool = False) -> None:
+def give_up(memory: Memory, job: StoredJob, *, refund: bool = False) -> None:
     """Free the share of a job that no longer runs; with `refund` its start does not count for a rate."""
     line = memory.lines.get(job.counts_as) if memory.lines else None
     if line is None or job.id not in line.running:
@@ -174,14 +174,14 @@ def _find_limits(memory: Memory, query: FindLimits) -> LimitsFound:
     return LimitsFound({name: limit.text for name, limit in memory.limits.items()}, waiting, running)
 
 
-def _line_of(memory: Memory, job: Job) -> Line:
+def _line_of(memory: Memory, job: StoredJob) -> Line:
     counts_as = job.counts_as
     if counts_as not in memory.lines:
         memory.lines[counts_as] = Line(counts_as)
     return memory.lines[counts_as]
 
 
-def _goes_on(job: Job) -> bool:
+def _goes_on(job: StoredJob) -> bool:
     """Whether a job that may start goes on after a wait: it spends nothing of a rate, and waits for none."""
     return b"suspended_at" in job.fields
 

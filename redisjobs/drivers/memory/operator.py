@@ -8,7 +8,7 @@ from redisjobs.drivers.memory.ends import finish, forget, remember, trim
 from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
-from redisjobs.drivers.memory.state import CHANGES, REMEMBERED, Job, Memory, answers, encoded
+from redisjobs.drivers.memory.state import CHANGES, REMEMBERED, Memory, StoredJob, answers, encoded
 from redisjobs.drivers.memory.steps import forget_from, has_step
 from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
@@ -36,7 +36,7 @@ def _find(memory: Memory, query: queries.Find) -> queries.Row | None:
     return None if job is None else _row(memory, job)
 
 
-def _row(memory: Memory, job: Job) -> queries.Row:
+def _row(memory: Memory, job: StoredJob) -> queries.Row:
     is_running, is_later = job.state is State.RUNNING, job.state in (State.DELAYED, State.SUSPENDED)
     is_waiting, now_ms = is_later or job.state is State.READY, memory.now_ms()
     ran_ms = int((memory.monotonic() - job.since) * 1000) if is_running else None
@@ -60,7 +60,7 @@ def _row(memory: Memory, job: Job) -> queries.Row:
     )
 
 
-def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
+def _obstacle(memory: Memory, job: StoredJob) -> WhyWaiting | None:
     """Return what keeps a waiting job from starting; None: nothing but its place in line, or its due time."""
     line = memory.lines.get(job.counts_as)
     obstacles = {
@@ -87,10 +87,10 @@ def _scan(memory: Memory, query: queries.Scan) -> queries.Scanned:
     return queries.Scanned(rows)
 
 
-def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[tuple[str, Job]]:
+def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[tuple[str, StoredJob]]:
     """Return the jobs of a state that come after a place, in order, each with its own place."""
 
-    def place(job: Job) -> tuple[int, int]:
+    def place(job: StoredJob) -> tuple[int, int]:
         if state in memory.aside:
             return 0, -job.number  # the newest first
         if state is State.SUSPENDED:
@@ -98,7 +98,7 @@ def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[t
         return job.due_ms if state is State.DELAYED else job.rank, job.number
 
     places = {**memory.aside, State.DELAYED: memory.delayed, State.SUSPENDED: memory.suspended}
-    jobs: Iterable[Job] = places.get(state, memory.delayed).values()
+    jobs: Iterable[StoredJob] = places.get(state, memory.delayed).values()
     if state is State.DEAD and fingerprint:
         jobs = [job for job in jobs if kind_of(job) == fingerprint]
     if state in (State.READY, State.RUNNING):
@@ -111,7 +111,7 @@ def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[t
     return [(f"{at[0]} {at[1]}", job) for at, job in found if at > begin]
 
 
-def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
+def _passes(job: StoredJob, wanted: queries.Filter, now_ms: int) -> bool:
     exact = {b"name": wanted.name, b"reason": wanted.reason}
     if any(text and job.text(name) != text for name, text in exact.items()):
         return False
@@ -124,20 +124,20 @@ def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
     return any(wanted.text in job.text(name) for name in (b"parameters", b"error"))
 
 
-def _time_of(job: Job, name: bytes) -> int:
+def _time_of(job: StoredJob, name: bytes) -> int:
     """Return the time in a field, in ms; without one, when the job came to its place."""
     text = job.fields.get(name, b"")
     return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
 
 
-def kind_of(job: Job) -> str:
+def kind_of(job: StoredJob) -> str:
     """Return the kind of failure that a dead letter counts under."""
     return job.text(b"fingerprint") or job.text(b"reason")
 
 
 @answers(queries.GroupDead)
 def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
-    kinds: dict[str, list[Job]] = {}
+    kinds: dict[str, list[StoredJob]] = {}
     for job in reversed(memory.aside[State.DEAD].values()):
         kinds.setdefault(kind_of(job), []).append(job)
     groups = [_group(kind, jobs, memory.now_ms()) for kind, jobs in kinds.items()]
@@ -145,7 +145,7 @@ def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
     return queries.Grouped(groups)
 
 
-def _group(kind: str, jobs: Sequence[Job], now_ms: int) -> queries.DeadKind:
+def _group(kind: str, jobs: Sequence[StoredJob], now_ms: int) -> queries.DeadKind:
     newest, times = jobs[0], [_time_of(job, b"failed_at") for job in jobs]
     ages = [(now_ms - ms) // 300_000 for ms in times]
     return queries.DeadKind(
@@ -302,7 +302,7 @@ def _requeue_one(memory: Memory, change: changes.Requeue) -> Reply:
     return Reply.INDEPENDENT if is_independent else Reply.OK
 
 
-def _story_of(memory: Memory, job: Job, is_edited: bool, is_independent: bool) -> str:
+def _story_of(memory: Memory, job: StoredJob, is_edited: bool, is_independent: bool) -> str:
     """Return a job's history, with how it ended, and that it is requeued."""
     what, note, ended_ms = "ended", "", job.since_ms
     if job.state is State.DEAD:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from redisjobs.drivers.memory.history import noted
-from redisjobs.drivers.memory.state import REMEMBERED, Fields, Job, Memory, Push, encoded
+from redisjobs.drivers.memory.state import REMEMBERED, Fields, Memory, Push, StoredJob, encoded
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
@@ -59,7 +59,7 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     return answer
 
 
-def living(memory: Memory, job_id: str) -> Job | None:
+def living(memory: Memory, job_id: str) -> StoredJob | None:
     """Return the job with this id, if it has not ended."""
     job = memory.jobs.get(job_id)
     return None if job is None or job.has_ended else job
@@ -72,7 +72,7 @@ def _remember(memory: Memory, job: NewJob, one: Push, answer: Pushed) -> None:
         memory.answers.put(one, answer, now_ms + REMEMBERED, now_ms)
 
 
-def push_with(memory: Memory, parent: Job, job: NewJob) -> bool:
+def push_with(memory: Memory, parent: StoredJob, job: NewJob) -> bool:
     """Add a job that `parent` pushes as it ends; return whether it was added."""
     if living(memory, job.job_id):
         return False
@@ -82,7 +82,7 @@ def push_with(memory: Memory, parent: Job, job: NewJob) -> bool:
     return is_added
 
 
-def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
+def add(memory: Memory, job: NewJob, parent: StoredJob | None = None) -> Pushed:
     """Add a job, unless another one holds its unique key: then replace that one, or leave it as it is.
 
     The key of `parent` counts as free: that job ends, and pushes this one.
@@ -96,12 +96,12 @@ def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
     if job.nonce:
         forget_end(memory, job.job_id)
     nonce: Fields = {b"nonce": job.nonce.encode()} if job.nonce else {}
-    _put(memory, job, Job(job.job_id, job.priority, {}), nonce)
+    _put(memory, job, StoredJob(job.job_id, job.priority, {}), nonce)
     memory.count("pushed")
     return Pushed(Reply.OK)
 
 
-def _replace(memory: Memory, job: NewJob, holder: Job) -> None:
+def _replace(memory: Memory, job: NewJob, holder: StoredJob) -> None:
     """Give a waiting job the content of a new push; it keeps its id, nonce, attempt and time of push."""
     before = {b"queued_at": b"%d" % min(holder.since_ms, memory.now_ms()), **holder.fields}
     past = {encoded(name): encoded(text) for name, text in noted(holder).items()}
@@ -109,7 +109,7 @@ def _replace(memory: Memory, job: NewJob, holder: Job) -> None:
     memory.count("replaced")
 
 
-def _put(memory: Memory, job: NewJob, there: Job, notes: Fields) -> None:
+def _put(memory: Memory, job: NewJob, there: StoredJob, notes: Fields) -> None:
     """Make a job ready or delayed, with a push's fields and some notes. From now on it holds its unique key."""
     now_ms, flat = memory.now_ms(), [encoded(part) for part in job.fields]
     fields = {b"id": encoded(there.id), **dict(zip(flat[::2], flat[1::2], strict=True)), **notes}
@@ -126,7 +126,7 @@ def _put(memory: Memory, job: NewJob, there: Job, notes: Fields) -> None:
     memory.enqueue(there, due_ms)
 
 
-def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str, Job | None]:
+def _holder(memory: Memory, job: NewJob, parent: StoredJob | None = None) -> tuple[str, StoredJob | None]:
     """Return the id of the job that holds a new job's unique key, or ''; and that job, if it is to be replaced."""
     holder_id = holder_of(memory, job.unique)
     if not holder_id or (parent and holder_id == parent.id and job.unique == parent.text(b"unique")):
@@ -154,7 +154,7 @@ def holder_of(memory: Memory, key: str) -> str:
     return holder_id or ""
 
 
-def has_begun(memory: Memory, job: Job) -> bool:
+def has_begun(memory: Memory, job: StoredJob) -> bool:
     """Return whether a job runs, or goes on from where an earlier run was: what that has saved is its own."""
     return job.state is State.RUNNING or (not job.has_ended and job.id in memory.steps)
 

@@ -1,7 +1,7 @@
 """Where a job stands in line; see `Ahead`."""
 
 from redisjobs.drivers.memory.operator import kind_of
-from redisjobs.drivers.memory.state import Job, Memory, answers
+from redisjobs.drivers.memory.state import Memory, StoredJob, answers
 from redisjobs.model.job import State
 from redisjobs.model.why import Ahead, Standing
 
@@ -46,11 +46,11 @@ def _ahead(memory: Memory, query: Ahead) -> Standing:
     )
 
 
-def _is_before(other: Job, job: Job) -> bool:
+def _is_before(other: StoredJob, job: StoredJob) -> bool:
     return (other.rank, other.number) < (job.rank, job.number)
 
 
-def _count_ahead(memory: Memory, job: Job) -> int:
+def _count_ahead(memory: Memory, job: StoredJob) -> int:
     """Count the jobs that are claimed before a ready job."""
     new = [other for place in memory.new.values() for other in place.values()]
     if job.place is memory.new[job.priority]:

@@ -36,7 +36,7 @@ CONTROL, READY = " control", " ready"  # channels: for all listeners, and for ne
 _SWEPT = 1_000  # expired values are dropped only if there are at least this many
 
 
-class Place(dict[int, "Job"]):
+class StoredPlace(dict[int, "StoredJob"]):
     """The jobs in one place, by number; with their state, and the worker that runs them."""
 
     __slots__ = ("state", "worker")
@@ -47,13 +47,13 @@ class Place(dict[int, "Job"]):
 
 
 @dataclass(slots=True)
-class Job:
+class StoredJob:
     """A job of the queue, in any state."""
 
     id: str
     priority: Priority
     fields: Fields  # the fields that were pushed, and notes made since
-    place: Place = field(init=False, compare=False, repr=False)
+    place: StoredPlace = field(init=False, compare=False, repr=False)
     number: int = 0  # greater than that of each job that became ready, delayed or set aside before it
     since_ms: int = 0  # when it became ready, delayed or set aside
     due_ms: int = 0  # of a delayed job; of a suspended one, when it is woken at the latest; 0: no time
@@ -96,14 +96,14 @@ _RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 @dataclass(slots=True)
-class Worker:
+class StoredWorker:
     """A worker: its lease, and the jobs that it runs."""
 
     id: str
     run: str  # tells it from another worker with the same id
     lease: float  # seconds
     until: float  # when its lease ends; once it is fenced, until when its id stays taken
-    jobs: Place = field(init=False)
+    jobs: StoredPlace = field(init=False)
     cancels: int = 0  # how often a cancel of one of its jobs was asked for
     wish: Wish | None = None  # what an operator asked it to do last
     facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats reported
@@ -111,7 +111,7 @@ class Worker:
     ended: list[Ended] = field(default_factory=list)  # jobs that ended after a read; the next claim reports them
 
     def __post_init__(self) -> None:
-        self.jobs = Place(State.RUNNING, self.id)
+        self.jobs = StoredPlace(State.RUNNING, self.id)
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class Line:
     """The jobs that one limit counts together: those of a name, or of a name and a key."""
 
     counts_as: str
-    waiting: Place = field(default_factory=lambda: Place(State.READY))
+    waiting: StoredPlace = field(default_factory=lambda: StoredPlace(State.READY))
     running: set[str] = field(default_factory=set)  # ids of jobs that have a share of the limit
     is_open: bool = False  # whether jobs that come now have to wait in line
     next_us: int = 0  # when the next job starts at a steady rate; a burst may start it earlier
@@ -185,7 +185,7 @@ class StoredSchedule:
 
 
 @dataclass(slots=True)
-class Tallies:
+class StoredTallies:
     """What was counted within one interval of the statistics."""
 
     total: dict[str, int] = field(default_factory=dict)
@@ -233,19 +233,21 @@ class Memory:
         self.lock = threading.RLock()
         self.channels: dict[str, list[Listener]] = {}
 
-        self.jobs: dict[str, Job] = {}  # by id; the last job of each id
+        self.jobs: dict[str, StoredJob] = {}  # by id; the last job of each id
         self.last_number = 0
-        self.new = {priority: Place(State.READY) for priority in Priority}  # never delivered
-        self.returned = Place(State.READY)  # handed back
-        self.isolated = Place(State.READY)  # handed back, for a worker that runs nothing else
-        self.parked = Place(State.READY)  # jobs that may not start, because they are held or their name is paused
-        self.delayed = Place(State.DELAYED)
-        self.suspended = Place(State.SUSPENDED)
-        self.aside = {state: Place(state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
+        self.new = {priority: StoredPlace(State.READY) for priority in Priority}  # never delivered
+        self.returned = StoredPlace(State.READY)  # handed back
+        self.isolated = StoredPlace(State.READY)  # handed back, for a worker that runs nothing else
+        self.parked = StoredPlace(
+            State.READY
+        )  # jobs that may not start, because they are held or their name is paused
+        self.delayed = StoredPlace(State.DELAYED)
+        self.suspended = StoredPlace(State.SUSPENDED)
+        self.aside = {state: StoredPlace(state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
         self.totals: dict[str, int] = {}
 
-        self.workers: dict[str, Worker] = {}
-        self.fenced: dict[str, Worker] = {}  # kept for a while: a late read may still bring them jobs
+        self.workers: dict[str, StoredWorker] = {}
+        self.fenced: dict[str, StoredWorker] = {}  # kept for a while: a late read may still bring them jobs
         self.promoter = ("", 0)  # the worker that looks when delayed jobs are due, and until when in ms
 
         self.paused: int | None = None  # since when, in ms
@@ -275,7 +277,7 @@ class Memory:
         self.chunks = Expiring[str, StoredChunks]()
 
         # Statistics by the length of an interval in minutes, and by its number.
-        self.intervals: dict[int, dict[int, Tallies]] = {1: {}, 10: {}}
+        self.intervals: dict[int, dict[int, StoredTallies]] = {1: {}, 10: {}}
         self.recorded = Expiring[str, int]()  # by recorder: the number of its last record
 
         self.retention: Retention = DEFAULT
@@ -287,12 +289,12 @@ class Memory:
         self.releases: dict[str, int] = {}  # when a scheduler of each release last reported, in ms
         self.schedulers: dict[str, dict[str, int]] = {}  # by release and id: when each last reported, in ms
 
-    def worker(self, worker_id: str) -> Worker:
+    def worker(self, worker_id: str) -> StoredWorker:
         if worker_id not in self.workers:
             raise Fenced(worker_id)
         return self.workers[worker_id]
 
-    def put(self, job: Job, place: Place) -> None:
+    def put(self, job: StoredJob, place: StoredPlace) -> None:
         if job.number:
             del job.place[job.number]
         self.last_number += 1
@@ -300,7 +302,7 @@ class Memory:
         job.deliveries, job.ran_isolated, job.is_cancelling, job.noted = 0, False, False, []
         place[job.number] = self.jobs[job.id] = job
 
-    def enqueue(self, job: Job, due_ms: int) -> None:
+    def enqueue(self, job: StoredJob, due_ms: int) -> None:
         if due_ms <= self.now_ms():
             self.put(job, self.new[job.priority])
             self.tell("ready", job.id, READY)
@@ -311,29 +313,29 @@ class Memory:
         if first is None or due_ms < first:
             self.tell("due", str(due_ms))
 
-    def move(self, job: Job, place: Place) -> None:
+    def move(self, job: StoredJob, place: StoredPlace) -> None:
         """Move a ready or running job to another place; it keeps its number."""
         del job.place[job.number]
         job.place = place
         place[job.number] = job
 
-    def deliver(self, job: Job, worker: Worker) -> None:
+    def deliver(self, job: StoredJob, worker: StoredWorker) -> None:
         self.move(job, worker.jobs)
         job.deliveries += 1
         job.since = self.monotonic()
 
-    def hand_back(self, job: Job, deliveries: int) -> None:
+    def hand_back(self, job: StoredJob, deliveries: int) -> None:
         """Take a job from its worker, or out of a line. Workers claim it before new jobs."""
         self.move(job, self.returned)
         job.deliveries, job.since = max(0, deliveries), self.monotonic()
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: StoredJob) -> None:
         del job.place[job.number]
         job.number = 0
         if self.jobs.get(job.id) is job:  # if it has ended, another job may have its id by now
             del self.jobs[job.id]
 
-    def waking(self) -> Iterator[Job]:
+    def waking(self) -> Iterator[StoredJob]:
         """Return the jobs that a time makes ready: delayed, and suspended until a time."""
         yield from self.delayed.values()
         yield from (job for job in self.suspended.values() if job.due_ms)
@@ -341,16 +343,16 @@ class Memory:
     def next_due(self) -> int | None:
         return min((job.due_ms for job in self.waking()), default=None)
 
-    def due(self, until_ms: float) -> list[Job]:
+    def due(self, until_ms: float) -> list[StoredJob]:
         due = [job for job in self.waking() if job.due_ms <= until_ms]
         return sorted(due, key=lambda job: (job.due_ms, job.number))
 
-    def running(self) -> Iterator[Job]:
+    def running(self) -> Iterator[StoredJob]:
         """Return the jobs that workers hold, also those of fenced workers."""
         for worker in (*self.workers.values(), *self.fenced.values()):
             yield from worker.jobs.values()
 
-    def waiting(self) -> Iterator[Job]:
+    def waiting(self) -> Iterator[StoredJob]:
         lines = (line.waiting for line in self.lines.values())
         for place in (*self.new.values(), self.returned, self.isolated, self.parked, *lines):
             yield from place.values()
@@ -358,7 +360,7 @@ class Memory:
     def is_restricted(self) -> bool:
         return self.paused is not None or bool(self.paused_names or self.held or self.limits)
 
-    def may_not_start(self, job: Job) -> bool:
+    def may_not_start(self, job: StoredJob) -> bool:
         return job.id in self.held or (bool(self.paused_names) and job.name in self.paused_names)
 
     def count(self, counter: str, number: int = 1) -> None:
@@ -369,7 +371,7 @@ class Memory:
         for listener in list(self.channels.get(channel, ())):
             listener(Notification(kind, value))
 
-    def tell_processes(self, job: Job) -> None:
+    def tell_processes(self, job: StoredJob) -> None:
         for process in job.processes:
             self.tell("changed", job.id, process)
 
@@ -388,7 +390,7 @@ def answers(asked: type[Query[T] | Change[T]]) -> Callable[[Callable[[Memory, V]
     return register
 
 
-def by_rank(jobs: Iterable[Job]) -> list[Job]:
+def by_rank(jobs: Iterable[StoredJob]) -> list[StoredJob]:
     """Return jobs in order of priority, the oldest first within each."""
     return sorted(jobs, key=lambda job: (job.rank, job.number))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from redisjobs.drivers.memory.operator import backlog, count
-from redisjobs.drivers.memory.state import Memory, Tallies, answers
+from redisjobs.drivers.memory.state import Memory, StoredTallies, answers
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.recording import (
     KEPT_MINUTES,
@@ -30,7 +30,7 @@ def _record(memory: Memory, change: Record) -> Recorded:
     is_new = change.number > (memory.recorded.current(change.recorder, now_ms) or 0)
     for minutes, intervals in memory.intervals.items():
         number = now_ms // _MINUTE // minutes
-        tallies = intervals.setdefault(number, Tallies())
+        tallies = intervals.setdefault(number, StoredTallies())
         tallies.sample = tallies.sample or _sample(memory, now_ms)
         if is_new:
             _add_all(tallies, change)
@@ -55,7 +55,7 @@ def _sample(memory: Memory, now_ms: int) -> dict[str, int]:
     }
 
 
-def _add_all(tallies: Tallies, change: Record) -> None:
+def _add_all(tallies: StoredTallies, change: Record) -> None:
     room = MOST_NAMES + 3 - tallies.fields
     if change.names:
         _add(tallies.total, added(change.names.values()))
@@ -83,7 +83,7 @@ def _find_intervals(memory: Memory, query: FindIntervals) -> IntervalsFound:
     return IntervalsFound(now_ms, found, str(first + _STEP) if first + _STEP <= last else "")
 
 
-def _found(number: int, tallies: Tallies, query: FindIntervals) -> IntervalFound:
+def _found(number: int, tallies: StoredTallies, query: FindIntervals) -> IntervalFound:
     total, names, causes = dict(tallies.total), tallies.names, dict(tallies.causes)
     if query.name:
         total, names = {}, {name: sums for name, sums in names.items() if name == query.name}

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.pushes import due_time, living
-from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, StoredSteps, answers, with_fields
+from redisjobs.drivers.memory.state import REMEMBERED, Memory, StoredJob, StoredSteps, answers, with_fields
 from redisjobs.model.job import State
 from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, How, Saved, Signal, Steps, name_of
 from redisjobs.model.transitions import Reply, SaveStep, Suspend, WaitsFor
 
 
-def save(memory: Memory, job: Job, step: SaveStep) -> Reply:
+def save(memory: Memory, job: StoredJob, step: SaveStep) -> Reply:
     """Save the result of a step, unless it is saved already."""
     steps = stored(memory, job, step.version)
     if not step.key:
@@ -22,13 +22,13 @@ def save(memory: Memory, job: Job, step: SaveStep) -> Reply:
     return Reply.OK
 
 
-def stored(memory: Memory, job: Job, version: int) -> StoredSteps:
+def stored(memory: Memory, job: StoredJob, version: int) -> StoredSteps:
     """Return what a job has saved; from now on it has saved something."""
     job.fields = with_fields(job.fields, {"steps": "1"})
     return memory.steps.setdefault(job.id, StoredSteps(version))
 
 
-def suspend(memory: Memory, job: Job, settlement: Suspend, *, has_children: bool) -> None:
+def suspend(memory: Memory, job: StoredJob, settlement: Suspend, *, has_children: bool) -> None:
     """Suspend a job, or make it ready at once if its wait is over; `has_children`: some have not ended."""
     now_ms, wait = memory.now_ms(), settlement.wait
     due_ms = None if settlement.due is None else due_time(settlement.due, now_ms)
@@ -54,7 +54,7 @@ def suspend(memory: Memory, job: Job, settlement: Suspend, *, has_children: bool
         memory.tell("due", str(due_ms))
 
 
-def wake(memory: Memory, job: Job, how: How, value: bytes = b"") -> None:
+def wake(memory: Memory, job: StoredJob, how: How, value: bytes = b"") -> None:
     """Make a suspended job ready, and save how its wait ended."""
     wait, job.wait, job.due_ms = job.wait, None, 0
     assert wait is not None
@@ -64,18 +64,18 @@ def wake(memory: Memory, job: Job, how: How, value: bytes = b"") -> None:
     memory.enqueue(job, 0)
 
 
-def wake_late(memory: Memory, job: Job) -> None:
+def wake_late(memory: Memory, job: StoredJob) -> None:
     """Wake a job whose time has come."""
     assert job.wait is not None
     wake(memory, job, How.SLEPT if job.wait.what is WaitsFor.TIME else How.TIMEOUT)
 
 
-def has_step(memory: Memory, job: Job, key: str | None) -> bool:
+def has_step(memory: Memory, job: StoredJob, key: str | None) -> bool:
     """Return whether a job has a step that it can be requeued from; None and '' need none."""
     return not key or (job.id in memory.steps and key in memory.steps[job.id].saved)
 
 
-def forget_from(memory: Memory, job: Job, key: str | None) -> list[str]:
+def forget_from(memory: Memory, job: StoredJob, key: str | None) -> list[str]:
     """Forget a step and all that were saved after it; '': all steps; None: nothing.
 
     Return the groups of children that go with it. A step that waits for its children is not saved, and goes too.

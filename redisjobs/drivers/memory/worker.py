@@ -8,7 +8,7 @@ from redisjobs.drivers.memory.ends import dead_letter, finish, keep_reported, re
 from redisjobs.drivers.memory.history import event, note, noted
 from redisjobs.drivers.memory.limits import give_up, has_turn, tell_turn
 from redisjobs.drivers.memory.pushes import due_time, push_with
-from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Worker, by_rank, with_fields
+from redisjobs.drivers.memory.state import REMEMBERED, Memory, StoredJob, StoredWorker, by_rank, with_fields
 from redisjobs.drivers.memory.steps import save, suspend
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import IdTaken
@@ -49,11 +49,11 @@ def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
         return
     if there is not None or worker_id in memory.fenced:
         raise IdTaken(worker_id)
-    memory.workers[worker_id] = Worker(worker_id, run, lease, memory.monotonic() + lease)
+    memory.workers[worker_id] = StoredWorker(worker_id, run, lease, memory.monotonic() + lease)
     memory.tell("joined", "")
 
 
-def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> Worker:
+def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> StoredWorker:
     """Renew a worker's lease; return the worker, which has what was asked of it."""
     worker = memory.worker(worker_id)
     worker.facts = {**worker.facts, **facts}
@@ -99,14 +99,14 @@ def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settl
     return answer
 
 
-def _leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
+def _leased(memory: Memory, worker: StoredWorker, lease: Lease) -> StoredJob | None:
     """Return the job of a lease, if the worker still holds it, from the same delivery."""
     job = memory.jobs.get(lease.job_id)
     is_held = job and job.number in worker.jobs and (job.number, job.deliveries) == (lease.token, lease.deliveries)
     return job if is_held else None
 
 
-def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
+def _settle(memory: Memory, job: StoredJob, settlement: Settlement) -> Reply:
     """Settle one job as its worker asks."""
     match settlement:
         case ReportProgress(progress):
@@ -164,12 +164,12 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
     return Reply.OK
 
 
-def _is_ending(job: Job, settlement: AddChildren | Suspend) -> bool:
+def _is_ending(job: StoredJob, settlement: AddChildren | Suspend) -> bool:
     """Return whether a job ends here, because a cancel was asked for, and needs no children any more."""
     return job.is_cancelling and isinstance(settlement, Suspend)
 
 
-def _retry(memory: Memory, job: Job, settlement: RetryLater) -> None:
+def _retry(memory: Memory, job: StoredJob, settlement: RetryLater) -> None:
     """Make a job ready or delayed again."""
     now_ms = memory.now_ms()
     fields = {b"queued_at": b"%d" % min(job.since_ms, now_ms), **job.fields}
@@ -221,14 +221,14 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
     )
 
 
-def fence(memory: Memory, worker: Worker) -> None:
+def fence(memory: Memory, worker: StoredWorker) -> None:
     """Refuse all further calls of a worker; the next `reclaim` hands back its jobs."""
     del memory.workers[worker.id]
     worker.until = memory.monotonic() + worker.lease + _WATCHED
     memory.fenced[worker.id] = worker
 
 
-def _until_ms(worker: Worker) -> str:
+def _until_ms(worker: StoredWorker) -> str:
     return f"{worker.until:.6f}"
 
 
@@ -245,7 +245,7 @@ def _hand_back_fenced(memory: Memory) -> int:
     return total
 
 
-def hand_back(memory: Memory, worker: Worker, most: int | None = None, *, refund: bool = False) -> int:
+def hand_back(memory: Memory, worker: StoredWorker, most: int | None = None, *, refund: bool = False) -> int:
     """Hand back jobs of a worker; return how many."""
     jobs, what = by_rank(worker.jobs.values())[:most], "released" if refund else "worker-lost"
     for job in jobs:

@@ -19,7 +19,7 @@ from redisjobs.drivers.postgres.notices import Notice, channel_of
 from redisjobs.drivers.postgres.remarks import warning_texts
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.remote.clock import Now
-from redisjobs.drivers.remote.connections import Connections
+from redisjobs.drivers.remote.connections import ServerConnections
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Notification, Until, Unwritable
@@ -46,7 +46,7 @@ class PostgresConsumer:
         self._target, self._queue = target, queue
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
-        self._lines = Connections(lambda: Connection(target, queue, now_ms, self._tell))
+        self._lines = ServerConnections(lambda: Connection(target, queue, now_ms, self._tell))
         self._run_id = secrets.token_hex(8)  # tells this worker from another one with its id
         self._floors = working.Floors()
         self._news = asyncio.Event()  # something has happened that a wait waits for

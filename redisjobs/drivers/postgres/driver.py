@@ -30,13 +30,13 @@ from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.errors import Locked
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, SendNow, SyncNotifier, channel_of
-from redisjobs.drivers.postgres.pushes import Waiting, Written, identity, push, within
+from redisjobs.drivers.postgres.pushes import BusyPush, Written, identity, push, within
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.within import Transaction
 from redisjobs.drivers.remote.clock import Now, ServerClock
 from redisjobs.drivers.remote.coalescer import MOST_TOGETHER, Coalescer
-from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections
+from redisjobs.drivers.remote.connections import MOST_LINKS, ServerConnections, SyncConnections
 from redisjobs.drivers.remote.loops import PerLoop
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -73,7 +73,7 @@ class _Loop:
     def __init__(self, target: Target, queue: str, now_ms: Now) -> None:
         self.hub: Hub = hub_of(target)
         tell = partial(self.hub.tell, queue)
-        self.connections = Connections(lambda: Connection(target, queue, now_ms, tell))
+        self.connections = ServerConnections(lambda: Connection(target, queue, now_ms, tell))
         # For calls other than small pushes. Without `fast_acquire`, a free place would still let other tasks run
         # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
@@ -134,7 +134,7 @@ class PostgresDriver:
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         loop, is_keyed = self._loop(), any(job.unique or job.nonce for job in jobs)
         pushed = await self._push(loop, jobs, repeated, is_keyed)
-        waiting = Waiting(jobs, pushed, repeated, time.monotonic() + LONGEST_TRY)
+        waiting = BusyPush(jobs, pushed, repeated, time.monotonic() + LONGEST_TRY)
         while left := waiting.left():
             await anyio.sleep(waiting.pause())
             waiting.take(await self._push(loop, left, repeated, is_keyed))
@@ -209,7 +209,7 @@ class SyncPostgresDriver:
                 _unset_time(unsent, connection.clock)
             raise Unavailable(_UNEVEN)
 
-        waiting = Waiting(jobs, self._connections.call(partial(send, jobs), until), repeated, until)
+        waiting = BusyPush(jobs, self._connections.call(partial(send, jobs), until), repeated, until)
         while left := waiting.left():
             time.sleep(waiting.pause())
             waiting.take(self._connections.call(partial(send, left), until))

@@ -11,7 +11,7 @@ from redisjobs.drivers.postgres.notices import NOTIFY, Notice, Notifier, channel
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.wire import value_of
 from redisjobs.drivers.postgres.within import Transaction
-from redisjobs.drivers.remote.connections import Connections
+from redisjobs.drivers.remote.connections import ServerConnections
 from redisjobs.drivers.remote.loops import PerLoop
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Notification
@@ -23,7 +23,7 @@ class Hub:
     """Sends and hears the notifications of one database in one event loop; `hub_of` returns it."""
 
     def __init__(self, target: Target) -> None:
-        self._connections = Connections(lambda: Connection(target))
+        self._connections = ServerConnections(lambda: Connection(target))
         self._notifier = Notifier(self._send)
         self.ears = Ears(target, self._send)
         self._users: weakref.WeakSet[object] = weakref.WeakSet()

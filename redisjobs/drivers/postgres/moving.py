@@ -14,7 +14,7 @@ from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.children import ChildOutcome
 from redisjobs.model.job import Priority, State
-from redisjobs.model.moving import Outcome, Taken
+from redisjobs.model.moving import MovedOutcome, Taken
 from redisjobs.model.retention import Keep, Retention, keep_of
 from redisjobs.model.steps import How, Steps
 from redisjobs.model.transitions import Pushed, Reply
@@ -71,11 +71,11 @@ def _taken(row: Values) -> Taken:
 
 def _outcome(
     ending: str, value: str | None, value_until_ms: int, error: str, error_type: str, until_ms: int, **_: object
-) -> Outcome:
+) -> MovedOutcome:
     status = JobStatus(Ending(ending), error=given(error), error_type=given(error_type))
     if value is not None:
         status = JobStatus(Ending.COMPLETED, value=bytes_of(value))
-    return Outcome(status, until_ms, value_until_ms)
+    return MovedOutcome(status, until_ms, value_until_ms)
 
 
 @answers(moving.ForgetTaken)
@@ -130,7 +130,7 @@ def _words_of(outcome: ChildOutcome) -> list[str]:
     return [text_of(each) for each in (outcome.job_id, outcome.state, outcome.value, *notes)]
 
 
-def _ending(outcome: Outcome) -> dict[str, Any]:
+def _ending(outcome: MovedOutcome) -> dict[str, Any]:
     status = outcome.status
     is_done = status.ending is Ending.COMPLETED
     return {

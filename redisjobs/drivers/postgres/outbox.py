@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from redisjobs.drivers.postgres import schema
 from redisjobs.drivers.postgres.connecting import connect_async, translated
-from redisjobs.model.outbox import Row
+from redisjobs.model.outbox import OutboxRow
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS
 
 MOST_COUNTED = 100_000
@@ -103,12 +103,12 @@ class Outbox:
         return bool(is_any)
 
     @asynccontextmanager
-    async def taking(self, floor: int) -> AsyncIterator[Sequence[Row]]:
+    async def taking(self, floor: int) -> AsyncIterator[Sequence[OutboxRow]]:
         """Yield the first rows from a number on that no other relay has, locked until the end of this block."""
         with translated(self._url):
             async with self._connection.transaction():
                 await self._connection.execute(_BEGIN)
-                yield [Row(*row) for row in await _rows(self._connection, _TAKE, (self._queue, floor))]
+                yield [OutboxRow(*row) for row in await _rows(self._connection, _TAKE, (self._queue, floor))]
 
     async def settle(self, done: Sequence[int], refused: Mapping[int, str]) -> None:
         """Delete rows by their numbers, and set others aside with their errors. Call it within `taking`."""

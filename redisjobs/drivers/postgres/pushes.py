@@ -50,7 +50,7 @@ def push(
     return Call("push_plain", [*columns, int(sent_ms)], lambda meta, _: _plain(meta, len(jobs)))
 
 
-class Waiting:
+class BusyPush:
     """The answers to a push whose jobs are tried again while another transaction has taken their key or id.
 
     Between two tries the push keeps no connection, so no other push waits for it. `until` is by the monotonic

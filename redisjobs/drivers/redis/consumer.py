@@ -10,13 +10,13 @@ from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import Command, Steps, hello, loss_warning, run_steps
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
-from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead, Outlook, bytes_of
+from redisjobs.drivers.redis.outlook import REPLY_BYTES, Outlook, Prospect, bytes_of
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.settling import Settling
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import is_refusal
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
-from redisjobs.drivers.remote.connections import Connections
+from redisjobs.drivers.remote.connections import ServerConnections
 from redisjobs.drivers.remote.loops import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change, Tidied
@@ -55,7 +55,7 @@ class RedisConsumer:
         self._target = target
         self._lease_ms = int(lease * 1000)
         self._max_deliveries = max_deliveries
-        self._lines = Connections(lambda: Connection(commands, target))
+        self._lines = ServerConnections(lambda: Connection(commands, target))
         self._reader = Reader(commands, target, self._run)
         self._listener = Listener(commands, target)
         self._run_id = secrets.token_hex(8)  # tells this worker from another one with its id
@@ -166,7 +166,7 @@ class RedisConsumer:
         ]
 
     async def _brought(
-        self, ahead: Ahead, reads: Sequence[tuple[slice, int]], answers: Sequence[Any]
+        self, ahead: Prospect, reads: Sequence[tuple[slice, int]], answers: Sequence[Any]
     ) -> list[Lease]:
         """Return the jobs that the reads brought, without those that may not start."""
         leases = list[Lease]()
@@ -181,7 +181,7 @@ class RedisConsumer:
         return leases
 
     async def _answer(
-        self, outcome: Exchange, ahead: Ahead, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
+        self, outcome: Exchange, ahead: Prospect, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
     ) -> Exchange:
         self._outlook.weigh(leases)
         leases = await self._jobs_among(leases)

@@ -20,7 +20,7 @@ from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.drivers.remote.clock import Now
 from redisjobs.drivers.remote.coalescer import MOST_TOGETHER, Coalescer
-from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections
+from redisjobs.drivers.remote.connections import MOST_LINKS, ServerConnections, SyncConnections
 from redisjobs.drivers.remote.loops import PerLoop, need_asyncio
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -51,7 +51,7 @@ class _Loop:
     """What the calls in one event loop share."""
 
     def __init__(self, commands: PushCommands, target: Target) -> None:
-        self.connections = Connections(lambda: Connection(commands, target, checks_server=True))
+        self.connections = ServerConnections(lambda: Connection(commands, target, checks_server=True))
         # For calls other than small pushes. Without `fast_acquire`, a free place would still let other tasks run
         # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)

@@ -11,7 +11,7 @@ from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.children import ChildOutcome, ChildState
 from redisjobs.model.job import Priority, State
-from redisjobs.model.moving import Outcome, Taken
+from redisjobs.model.moving import MovedOutcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import Retention, keep_of
 from redisjobs.model.steps import How, Saved
@@ -78,7 +78,7 @@ def _groups(flat: Sequence[bytes]) -> Iterator[tuple[str, list[ChildOutcome]]]:
         flat = flat[until:]
 
 
-def _outcome(found: Mapping[bytes, Any]) -> Outcome | None:
+def _outcome(found: Mapping[bytes, Any]) -> MovedOutcome | None:
     """Return an outcome as `include/conclude.lua` has written it."""
     result, until = found[b"result"], found[b"outcome_until"]
     if not found[b"outcome"] or not until:
@@ -92,7 +92,7 @@ def _outcome(found: Mapping[bytes, Any]) -> Outcome | None:
     elif word == "dead":
         error_type, _, error = text.partition(" ")
         status = JobStatus(Ending.DEAD, error=error, error_type=error_type)
-    return Outcome(status, int(until), int(found[b"result_until"] or 0))
+    return MovedOutcome(status, int(until), int(found[b"result_until"] or 0))
 
 
 def forget_taken(commands: Commands, change: moving.ForgetTaken) -> Steps[Reply]:
@@ -162,7 +162,7 @@ def _ended(outcome: ChildOutcome) -> bytes:
     return b" ".join(filter(None, [outcome.state.encode(), text]))
 
 
-def _ending(outcome: Outcome | None) -> list[Word]:
+def _ending(outcome: MovedOutcome | None) -> list[Word]:
     if outcome is None:
         return ["", "", "", ""]
     status = outcome.status

@@ -21,7 +21,7 @@ _TURN_LATE_US = 1_000_000
 _ALL = slice(0, len(Priority))  # streams
 
 
-class Ahead:
+class Prospect:
     """What a claim would find; the reply to a claim or to settlements begins with it."""
 
     def __init__(self, now_us: int, due_in_us: int, finds: int, counts: list[int], turn_in_us: int) -> None:
@@ -59,7 +59,7 @@ class Outlook:
 
     def __init__(self) -> None:
         self.clock = ServerClock()
-        self._ahead: Ahead | None = None  # None: not known
+        self._ahead: Prospect | None = None  # None: not known
         self._known_at = float("-inf")  # when we learned that, by the monotonic clock
         self._waits: float | None = None  # seconds that a job has waited for a worker that runs nothing else
         self._job_bytes: float | None = None  # the usual size of a job; None: we have seen none yet
@@ -117,23 +117,23 @@ class Outlook:
         if some:
             self._job_bytes = max(sum(map(bytes_of, some)) / len(some), (self._job_bytes or 0) / 4, 1.0)
 
-    def after_claim(self, ahead: Ahead, waits_ms: int) -> None:
+    def after_claim(self, ahead: Prospect, waits_ms: int) -> None:
         """Note what a claim by script has found. Such a claim also takes jobs that were handed back."""
         self._note(ahead)
         self._waits = waits_ms / 1000 if waits_ms >= 0 else None
 
-    def after_reads(self, ahead: Ahead) -> None:
+    def after_reads(self, ahead: Prospect) -> None:
         """Note what the answer before plain reads has reported. They don't bring jobs that were handed back."""
         self._note(ahead)
         if not ahead.released:
             self._waits = None  # a job that has to run alone counts as handed back
 
-    def _note(self, ahead: Ahead) -> None:
+    def _note(self, ahead: Prospect) -> None:
         self._ahead, self._known_at = ahead, time.monotonic()
         self.clock.record(ahead.now_us / 1000)
 
     def exchange(
-        self, settled: Exchange, ahead: Ahead, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
+        self, settled: Exchange, ahead: Prospect, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
     ) -> Exchange:
         """Return the answer of an exchange: the replies to settlements, the claimed jobs, what to expect next."""
         turn_in, late_in = self._turn_in(ahead), self._late_in(ahead)
@@ -163,7 +163,7 @@ class Outlook:
         )
 
     @staticmethod
-    def _late_in(ahead: Ahead) -> float | None:
+    def _late_in(ahead: Prospect) -> float | None:
         """Return the seconds until this worker looks for the next turn, if the one that is to look then is gone.
 
         The worker that last changed the time of the next turn, or last looked at such a time, looks then, and
@@ -171,7 +171,7 @@ class Outlook:
         """
         return (ahead.turn_in_us + _TURN_LATE_US) / 1e6 if ahead.turn_in_us >= 0 else None
 
-    def _turn_in(self, ahead: Ahead) -> float | None:
+    def _turn_in(self, ahead: Prospect) -> float | None:
         """Return the seconds until this worker has to look for the next turn; None if another worker looks."""
         if ahead.turn_in_us >= 0 and ahead.looks_at_turns:
             self._turn_us = ahead.now_us + ahead.turn_in_us

@@ -21,7 +21,7 @@ _LOOK = 1.0  # seconds between two questions
 _PAUSE = 0.2  # seconds before the next sentinel, if one fails
 
 
-class Watched(Protocol):
+class SentinelUser(Protocol):
     """What the thread watches for."""
 
     locator: Locator
@@ -40,7 +40,7 @@ class Watched(Protocol):
 class SentinelWatch:
     """A thread that listens to sentinels, as long as its target exists and has open connections."""
 
-    def __init__(self, target: Watched) -> None:
+    def __init__(self, target: SentinelUser) -> None:
         self._target = weakref.ref(target)
         self.begin()
         begin_after_fork(self)
@@ -74,7 +74,7 @@ class SentinelWatch:
                 return []
             return target.locator.sentinels
 
-    def _wanted(self) -> Watched | None:
+    def _wanted(self) -> SentinelUser | None:
         target = self._target()
         return target if target is not None and target.has_open else None
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from redisjobs.drivers.redis.commands import GROUP, LAYOUT, READS, Command, Commands, Steps, run_id, running_of
-from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead
+from redisjobs.drivers.redis.outlook import REPLY_BYTES, Prospect
 from redisjobs.drivers.redis.settlements import Columns, settlement_words, token_words
 from redisjobs.drivers.redis.wire import pairs, queued_ms_of, raw_id, reply_of, text_id
 from redisjobs.errors import DriverError
@@ -40,7 +40,7 @@ class Settled:
             added, else `0`. PARTIAL: the same for the jobs checked so far, `1` if it may be added. SPOILED: why.
     """
 
-    ahead: Ahead
+    ahead: Prospect
     replies: Sequence[Reply]
     texts: Sequence[bytes] = ()
 
@@ -52,7 +52,7 @@ class Claimed:
     `waits_ms` is how long a job has waited for a worker that runs nothing else; -1: there is no such job.
     """
 
-    ahead: Ahead
+    ahead: Prospect
     waits_ms: int
     leases: list[Lease]
     ended: list[Ended]  # jobs that the claim ended instead of delivering them
@@ -117,7 +117,7 @@ class WorkerCommands(Commands):
             if reply == _FENCED:
                 return Fenced(worker)
             now_us, due_in, finds, counts, turn_in, *words = _unless_stale(reply)
-            return Settled(Ahead(now_us, due_in, finds, counts, turn_in), columns.replies(words))
+            return Settled(Prospect(now_us, due_in, finds, counts, turn_in), columns.replies(words))
 
         return self.run("settle", arguments, parse)
 
@@ -138,9 +138,9 @@ class WorkerCommands(Commands):
             now_us, _, finds, counts, turn_in, *answers = _unless_stale(reply)
             words = [raw.partition(b":") for raw in answers]
             replies = [reply_of(word) for word, _, _ in words]
-            return Settled(Ahead(now_us, -1, finds, counts, turn_in), replies, [text for _, _, text in words])
+            return Settled(Prospect(now_us, -1, finds, counts, turn_in), replies, [text for _, _, text in words])
 
-        full = Settled(Ahead(0, -1, 0, [0] * 6, -1), [Reply.FULL] * len(settlements))
+        full = Settled(Prospect(0, -1, 0, [0] * 6, -1), [Reply.FULL] * len(settlements))
         return self.run("settle", arguments, parse, when_full=full)
 
     def claim(self, worker: str, count: int, max_deliveries: int, *, idle: bool) -> Command[Claimed | Fenced]:
@@ -149,7 +149,7 @@ class WorkerCommands(Commands):
                 return Fenced(worker)
             *ahead, waits, jobs, ended = reply
             endings = [(text_id(job_id), reply_of(raw)) for job_id, raw in ended]
-            return Claimed(Ahead(*ahead), waits, [_lease(*job) for job in jobs], endings)
+            return Claimed(Prospect(*ahead), waits, [_lease(*job) for job in jobs], endings)
 
         limits = map(str, (min(count, MOST_JOBS), REPLY_BYTES, max_deliveries))
         return self.run("claim", [worker, *limits, "1" if idle else "", self.now], parse)

@@ -35,7 +35,7 @@ S = TypeVar("S", bound=SyncClosable)
 T = TypeVar("T")
 
 
-class Connections(Generic[C]):
+class ServerConnections(Generic[C]):
     """The connections of one event loop: as many as calls ran at once."""
 
     def __init__(self, make: Callable[[], C]) -> None:

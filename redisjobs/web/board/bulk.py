@@ -35,7 +35,7 @@ class BulkPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class BulkKind:
     """A kind of act on many jobs.
 
     Attributes:
@@ -54,31 +54,31 @@ class Kind:
 
 
 KINDS = {
-    "retry": Kind(
+    "retry": BulkKind(
         Verb.RETRY,
         "Retry",
         "retried",
         (State.DEAD,),
         lambda _, options, rate: operations.requeue_all(options, rate),
     ),
-    "delete": Kind(
+    "delete": BulkKind(
         Verb.DELETE, "Delete", "deleted", (State.DEAD,), lambda _, options, rate: operations.delete_all(options)
     ),
-    "cancel": Kind(
+    "cancel": BulkKind(
         Verb.CANCEL,
         "Cancel",
         "cancelled",
         CANCELLABLE,
         lambda state, options, rate: operations.cancel_all(state, options),
     ),
-    "hold": Kind(
+    "hold": BulkKind(
         Verb.HOLD,
         "Hold",
         "held",
         WAITING,
         lambda state, options, rate: operations.hold_all(state, options),
     ),
-    "unhold": Kind(
+    "unhold": BulkKind(
         Verb.HOLD,
         "Unhold",
         "let start",
@@ -119,7 +119,7 @@ class Bulk:
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BulkKind:
         """The kind of the act."""
         return KINDS[self.word]
 

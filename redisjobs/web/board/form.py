@@ -65,7 +65,7 @@ class Form:
         return found
 
 
-class Refused(NamedTuple):
+class UnchangedJob(NamedTuple):
     """A job that an action did not change: its id, why, and the id of the job that holds its unique key."""
 
     job_id: str
@@ -74,7 +74,7 @@ class Refused(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ActionOutcome:
     """What an action did.
 
     Attributes:
@@ -87,6 +87,6 @@ class Outcome:
 
     done: str
     count: int = 1
-    refused: Sequence[Refused] = ()
+    refused: Sequence[UnchangedJob] = ()
     job_id: str = ""
     to: str = ""

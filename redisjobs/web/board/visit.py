@@ -45,7 +45,7 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ViewAnswer:
     """The answer of a view.
 
     Attributes:

@@ -8,7 +8,7 @@ from redisjobs.control.findings import REPAIRABLE, WALKED
 from redisjobs.model.health import Finding, Level
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.filters import key_of
-from redisjobs.web.board.visit import Page, Visit
+from redisjobs.web.board.visit import ViewAnswer, Visit
 
 _LEVELS = {
     Level.ERROR: "dead",
@@ -47,7 +47,7 @@ class Shown:
     more: int = 0
 
 
-async def doctor(visit: Visit) -> Page:
+async def doctor(visit: Visit) -> ViewAnswer:
     """Show the last run of the doctor, and what can be checked without a look at each job."""
     checkup, now_found = visit.board.checkup, await visit.board.quick_checks()
     is_running = checkup.is_running  # before its result: the run may end between the two
@@ -62,7 +62,7 @@ async def doctor(visit: Visit) -> Page:
         "repairable": any(each.check in REPAIRABLE and not each.repaired for each in walked),
         "may_repair": Verb.REPAIR in visit.verbs,
     }
-    return Page("doctor", "Doctor", data, view="doctor")
+    return ViewAnswer("doctor", "Doctor", data, view="doctor")
 
 
 def _shown(visit: Visit, findings: Sequence[Finding]) -> list[Shown]:

@@ -9,7 +9,7 @@ from redisjobs.model.job import JobDefinition, Priority
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.bulk import KINDS, Bulk
 from redisjobs.web.board.filters import id_from
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit
 from redisjobs.web.show.format import json_lines
 
 
@@ -22,14 +22,14 @@ class Field:
     is_required: bool
 
 
-async def push(visit: Visit) -> Page:
+async def push(visit: Visit) -> ViewAnswer:
     """Show the form to push a job."""
     if Verb.PUSH not in visit.verbs:
         raise Missing("There is no such page.")
     return push_form(visit, {"name": visit.query.get("name", "")})
 
 
-def push_form(visit: Visit, given: dict[str, str], error: str = "") -> Page:
+def push_form(visit: Visit, given: dict[str, str], error: str = "") -> ViewAnswer:
     """Return the form to push a job, with what was given; without a name, the names to choose from."""
     definitions = visit.board.queue.definitions
     name = given.get("name", "")
@@ -44,7 +44,7 @@ def push_form(visit: Visit, given: dict[str, str], error: str = "") -> Page:
         "error": error,
         "priorities": [*Priority],
     }
-    return Page("push", "Push a job", data, 422 if error else 200, "push", is_live=False)
+    return ViewAnswer("push", "Push a job", data, 422 if error else 200, "push", is_live=False)
 
 
 _BLANKS = {"string": '""', "integer": "0", "number": "0", "boolean": "false", "array": "[]", "object": "{}"}
@@ -79,7 +79,7 @@ def skeleton(fields: Sequence[Field]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}" if lines else "{}"
 
 
-async def edit(visit: Visit) -> Page:
+async def edit(visit: Visit) -> ViewAnswer:
     """Show the form to retry a job with other parameters."""
     job_id = id_from(visit.query.get("id", ""))
     if Verb.EDIT not in visit.verbs:
@@ -87,7 +87,7 @@ async def edit(visit: Visit) -> Page:
     return await edit_form(visit, job_id)
 
 
-async def edit_form(visit: Visit, job_id: str, given: str | None = None, error: str = "") -> Page:
+async def edit_form(visit: Visit, job_id: str, given: str | None = None, error: str = "") -> ViewAnswer:
     """Return the form to retry a job with other parameters.
 
     If a part of the parameters is hidden from the viewer, the form begins empty: what it shows is what is stored.
@@ -100,10 +100,10 @@ async def edit_form(visit: Visit, job_id: str, given: str | None = None, error: 
     text = given if given is not None else "" if is_hidden else json_lines(stored.parameters)
     known = stored.name in visit.board.queue.definitions
     data = {"job": shown, "text": text, "is_hidden": is_hidden, "is_known": known, "error": error}
-    return Page("edit", f"Edit {shown.name}", data, 422 if error else 200, "failures", is_live=False)
+    return ViewAnswer("edit", f"Edit {shown.name}", data, 422 if error else 200, "failures", is_live=False)
 
 
-async def bulk(visit: Visit) -> Page:
+async def bulk(visit: Visit) -> ViewAnswer:
     """Show an act on many jobs: its count, its confirmation, its progress."""
     found = visit.bulks.get(visit.query.get("id", ""))
     if found is None:
@@ -114,7 +114,9 @@ async def bulk(visit: Visit) -> Page:
     return bulk_page(visit, found)
 
 
-def bulk_page(visit: Visit, found: Bulk, error: str = "") -> Page:
+def bulk_page(visit: Visit, found: Bulk, error: str = "") -> ViewAnswer:
     """Return the page of an act on many jobs."""
     data = {"bulk": found, "kind": KINDS[found.word], "error": error, "may": KINDS[found.word].verb in visit.verbs}
-    return Page("bulk", f"{KINDS[found.word].label} many jobs", data, 422 if error else 200, "", found.is_active)
+    return ViewAnswer(
+        "bulk", f"{KINDS[found.word].label} many jobs", data, 422 if error else 200, "", found.is_active
+    )

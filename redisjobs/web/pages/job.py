@@ -24,7 +24,7 @@ from redisjobs.model.why import Cause, Why
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.board import Story
 from redisjobs.web.board.filters import id_from
-from redisjobs.web.board.visit import Missing, Page, Visit, part
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit, part
 from redisjobs.web.show.format import clock, duration, json_lines
 from redisjobs.web.show.traces import read_trace
 
@@ -83,7 +83,7 @@ class Moment:
     groups: Sequence[ChildGroup] = ()
 
 
-async def job(visit: Visit) -> Page:
+async def job(visit: Visit) -> ViewAnswer:
     """Show one job."""
     job_id = id_from(visit.query.get("id", ""))
     if not job_id:
@@ -112,7 +112,7 @@ async def job(visit: Visit) -> Page:
         "facts": facts(known, visit.now),
         "may": may(found, visit.verbs),
     }
-    return Page("job", found.name or "Job", data, view="failures" if found.state is State.DEAD else "jobs")
+    return ViewAnswer("job", found.name or "Job", data, view="failures" if found.state is State.DEAD else "jobs")
 
 
 def color(known: Why) -> str:
@@ -227,12 +227,12 @@ def _told(event: PastEvent) -> tuple[str, str]:
     return color, text
 
 
-async def _ended(visit: Visit, job_id: str, known: Why) -> Page:
+async def _ended(visit: Visit, job_id: str, known: Why) -> ViewAnswer:
     """Show what is known of a job that the queue does not keep: what became of it, and maybe its result."""
     outcome = await _outcome(visit, job_id) or {}
     data = {"job_id": job_id, "known": known, "color": color(known), "outcome": outcome}
     is_unknown = known.cause is Cause.GONE and not outcome
-    return Page("ended", "Job", data, 404 if is_unknown else 200, "jobs")
+    return ViewAnswer("ended", "Job", data, 404 if is_unknown else 200, "jobs")
 
 
 async def _result(visit: Visit, found: JobInfo) -> str | None:

@@ -5,13 +5,13 @@ from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.web.board.bulk import KINDS
 from redisjobs.web.board.filters import AGES, Filters
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit
 
 LISTED = 25
 """The jobs on a page."""
 
 
-async def jobs(visit: Visit) -> Page:
+async def jobs(visit: Visit) -> ViewAnswer:
     """Show the jobs of one state."""
     filters = Filters.of(visit.query)
     counts = await visit.board.counts()
@@ -34,7 +34,7 @@ async def jobs(visit: Visit) -> Page:
         "ages": AGES,
         "paused": await visit.board.pauses(),
     }
-    return Page(
+    return ViewAnswer(
         "jobs", filters.state.capitalize(), data, view="failures" if filters.state is State.DEAD else "jobs"
     )
 

@@ -1,11 +1,11 @@
 """One job name: its plots, its jobs, and its pause."""
 
 from redisjobs.base.arguments import is_text
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.visit import Missing, ViewAnswer, Visit
 from redisjobs.web.pages.trends import RANGES, trends
 
 
-async def job_name(visit: Visit) -> Page:
+async def job_name(visit: Visit) -> ViewAnswer:
     """Show what happened to the jobs of one name."""
     named = visit.query.get("name", "")
     if not is_text(named, r"[^\s\x00-\x1f]{1,200}"):
@@ -23,4 +23,4 @@ async def job_name(visit: Visit) -> Page:
         "ranges": RANGES,
         "trends": drawn,
     }
-    return Page("name", named, data, view="overview")
+    return ViewAnswer("name", named, data, view="overview")

@@ -8,7 +8,7 @@ from redisjobs.base.visible import number_of
 from redisjobs.model.info import PauseInfo, WorkerInfo
 from redisjobs.model.queries import Backlog, Counts
 from redisjobs.model.statistics import NameStatistics
-from redisjobs.web.board.visit import Page, Visit, part
+from redisjobs.web.board.visit import ViewAnswer, Visit, part
 from redisjobs.web.pages.trends import RANGES, trends
 from redisjobs.web.show.format import count, duration
 
@@ -33,7 +33,7 @@ class Vitals:
     command: str = ""
 
 
-async def overview(visit: Visit) -> Page:
+async def overview(visit: Visit) -> ViewAnswer:
     """Show how the queue is doing."""
     board, faults = visit.board, list[str]()
     counts = await board.counts()
@@ -61,7 +61,7 @@ async def overview(visit: Visit) -> Page:
         "pauses": pauses,
         "health": health(counts, backlog, pauses, workers, visit.now),
     }
-    return Page("overview", "Overview", data, view="overview")
+    return ViewAnswer("overview", "Overview", data, view="overview")
 
 
 async def _names(visit: Visit) -> Sequence[NameStatistics]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redisjobs.web.board.visit import Page, Visit, part
+from redisjobs.web.board.visit import ViewAnswer, Visit, part
 
 _UPCOMING = 3
 _DRAWN = 20  # schedules whose past is drawn
@@ -20,14 +20,14 @@ class Past:
     dead: int
 
 
-async def schedules(visit: Visit) -> Page:
+async def schedules(visit: Visit) -> ViewAnswer:
     """Show the schedules, with their next slots."""
     found = await visit.board.schedules()
     rows = [
         (info, [*info.upcoming(_UPCOMING)], await _past(visit, info.job_name) if at < _DRAWN else None)
         for at, info in enumerate(found)
     ]
-    return Page("schedules", "Schedules", {"rows": rows}, view="schedules")
+    return ViewAnswer("schedules", "Schedules", {"rows": rows}, view="schedules")
 
 
 async def _past(visit: Visit, name: str) -> Past | None:
@@ -40,7 +40,7 @@ async def _past(visit: Visit, name: str) -> Past | None:
     return Past(done, sum(dead)) if any(done) or any(dead) else None
 
 
-async def workers(visit: Visit) -> Page:
+async def workers(visit: Visit) -> ViewAnswer:
     """Show the workers, with what each can run."""
     found = await visit.board.workers()
     alive = [worker for worker in found if worker.lease > 0]
@@ -52,9 +52,9 @@ async def workers(visit: Visit) -> Page:
         "slots": sum(worker.slots for worker in alive),
         "running": sum(worker.running for worker in alive),
     }
-    return Page("workers", "Workers", data, view="workers")
+    return ViewAnswer("workers", "Workers", data, view="workers")
 
 
-async def limits(visit: Visit) -> Page:
+async def limits(visit: Visit) -> ViewAnswer:
     """Show the limits, with the jobs that run and wait under each."""
-    return Page("limits", "Limits", {"limits": await visit.board.limits()}, view="limits")
+    return ViewAnswer("limits", "Limits", {"limits": await visit.board.limits()}, view="limits")

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from redisjobs.model.statistics import Interval, Percentiles
 from redisjobs.web.board.visit import Visit
 from redisjobs.web.show.format import duration, short
-from redisjobs.web.show.plots import Series, plot
+from redisjobs.web.show.plots import PlotLine, plot
 
 RANGES = {"1h": ("1 hour", 3600), "8h": ("8 hours", 8 * 3600), "3d": ("3 days", 3 * 86_400)}
 """The times to choose from: what each is called, and its seconds."""
@@ -46,9 +46,9 @@ async def trends(visit: Visit, name: str = "") -> tuple[str, Sequence[Trend]]:
 
 def _throughput(found: Sequence[Interval]) -> Trend:
     series = [
-        Series("done", "done", [each.throughput for each in found]),
-        Series("retried", "delayed", [each.retried / each.seconds for each in found]),
-        Series("dead", "dead", [each.dead / each.seconds for each in found]),
+        PlotLine("done", "done", [each.throughput for each in found]),
+        PlotLine("retried", "delayed", [each.retried / each.seconds for each in found]),
+        PlotLine("dead", "dead", [each.dead / each.seconds for each in found]),
     ]
     return _trend("Throughput", "jobs a second", series, found, short)
 
@@ -56,9 +56,9 @@ def _throughput(found: Sequence[Interval]) -> Trend:
 def _times(found: Sequence[Interval], title: str, read: Callable[[Interval], Percentiles | None]) -> Trend:
     each = [read(interval) for interval in found]
     series = [
-        Series("p50", "ready", [one.p50 if one else None for one in each]),
-        Series("p95", "delayed", [one.p95 if one else None for one in each]),
-        Series("p99", "dead", [one.p99 if one else None for one in each]),
+        PlotLine("p50", "ready", [one.p50 if one else None for one in each]),
+        PlotLine("p95", "delayed", [one.p95 if one else None for one in each]),
+        PlotLine("p99", "dead", [one.p99 if one else None for one in each]),
     ]
     return _trend(title, "log scale", series, found, duration, is_log=True)
 
@@ -66,8 +66,8 @@ def _times(found: Sequence[Interval], title: str, read: Callable[[Interval], Per
 def _backlog(found: Sequence[Interval]) -> Trend:
     samples = [each.sample for each in found]
     series = [
-        Series("ready", "ready", [one.ready if one else None for one in samples]),
-        Series("running", "running", [one.running if one else None for one in samples]),
+        PlotLine("ready", "ready", [one.ready if one else None for one in samples]),
+        PlotLine("running", "running", [one.running if one else None for one in samples]),
     ]
     return _trend("Backlog", "jobs", series, found, short)
 
@@ -75,7 +75,7 @@ def _backlog(found: Sequence[Interval]) -> Trend:
 def _trend(
     title: str,
     unit: str,
-    series: Sequence[Series],
+    series: Sequence[PlotLine],
     found: Sequence[Interval],
     text: Callable[[float], str],
     *,

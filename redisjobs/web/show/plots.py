@@ -23,7 +23,7 @@ Value = float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class PlotLine:
     """One line of a plot.
 
     Attributes:
@@ -73,7 +73,7 @@ class Scale:
 
 
 def plot(
-    series: Sequence[Series],
+    series: Sequence[PlotLine],
     start: datetime,
     step: float,
     unit: Callable[[float], str],
@@ -108,7 +108,7 @@ def plot(
 def sparkline(values: Sequence[Value], color: str, label: str) -> Markup:
     """Return a small plot of one line, without axes."""
     top = max((value for value in values if value is not None), default=0.0) or 1.0
-    scale, series = Scale([0.0, top]), Series("", color, values)
+    scale, series = Scale([0.0, top]), PlotLine("", color, values)
     drawn = _drawn(series, scale, filled=True, width=_SPARK_WIDTH, height=_SPARK_HEIGHT)
     return Markup(_svg(_SPARK_WIDTH, _SPARK_HEIGHT, drawn, label, "spark"))
 
@@ -133,7 +133,7 @@ def _grid(lines: int) -> str:
     return "".join(f'<line class="grid" x1="0" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in steps)
 
 
-def _drawn(one: Series, scale: Scale, *, filled: bool, width: int = _WIDTH, height: int = _HEIGHT) -> str:
+def _drawn(one: PlotLine, scale: Scale, *, filled: bool, width: int = _WIDTH, height: int = _HEIGHT) -> str:
     """Return the paths of one series: a line for each stretch of values, and the areas below if it is filled."""
     between = width / max(1, len(one.values) - 1)
     paths = list[str]()
@@ -161,7 +161,7 @@ def _stretches(values: Sequence[Value]) -> list[list[tuple[int, float]]]:
 
 
 def _readings(
-    series: Sequence[Series], length: int, clock: Callable[[int], str], unit: Callable[[float], str]
+    series: Sequence[PlotLine], length: int, clock: Callable[[int], str], unit: Callable[[float], str]
 ) -> str:
     """Return columns that show values under the mouse: those of one interval, or of the highest of several."""
     each = math.ceil(length / _COLUMNS)
@@ -177,7 +177,7 @@ def _readings(
     return f'<g class="readings">{"".join(columns)}</g>'
 
 
-def _sum(series: Sequence[Series], number: int) -> float:
+def _sum(series: Sequence[PlotLine], number: int) -> float:
     values = (one.values[number] for one in series if number < len(one.values))
     return sum(value for value in values if value is not None and math.isfinite(value))
 

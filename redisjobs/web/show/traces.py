@@ -18,7 +18,7 @@ _MOST = 100_000  # characters; the end of a longer traceback is looked at
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class TraceFrame:
     """A frame of a traceback.
 
     Attributes:
@@ -42,7 +42,7 @@ class Trace:
         text: The whole text.
     """
 
-    own: Sequence[Frame]
+    own: Sequence[TraceFrame]
     others: int
     text: str
 
@@ -59,7 +59,7 @@ def _is_library(file: str) -> bool:
     return bool(_LIBRARY.search(file) or _OURS.search(file))
 
 
-def _frame(found: "re.Match[str]") -> Frame:
+def _frame(found: "re.Match[str]") -> TraceFrame:
     parts = re.split(r"[/\\]", found["file"])
     code = next((line.strip() for line in found["code"].splitlines() if not _MARKS.match(line)), "")
-    return Frame(f"{'/'.join(parts[-2:])}:{found['line']}", found["function"], code)
+    return TraceFrame(f"{'/'.join(parts[-2:])}:{found['line']}", found["function"], code)

@@ -49,7 +49,7 @@ class CancelWatch:
         self._cancelling = task.cancelling() if task is not None else 0
         self._bystander: asyncio.Task[None] | None = None
         if task is not None:
-            self._everyone = _Watched(self._all_cancelled)
+            self._everyone = _WatchedFuture(self._all_cancelled)
             self._bystander = asyncio.create_task(_wait_for(self._everyone), name="redisjobs watch")
 
     async def end(self) -> None:
@@ -64,7 +64,7 @@ class CancelWatch:
         """Return the gate at which the worker's own task waits. It notices if a job cancels that task."""
         if self._bystander is None:
             return gates()()
-        return AsyncioGate(_Watched(self._worker_cancelled))
+        return AsyncioGate(_WatchedFuture(self._worker_cancelled))
 
     def forget(self) -> None:
         """Undo the cancels that an attack left in the current task, which is the worker's own.
@@ -87,7 +87,7 @@ class CancelWatch:
             self.attacked = self.blames_jobs = True
 
 
-class _Watched(asyncio.Future[None]):
+class _WatchedFuture(asyncio.Future[None]):
     """What a task waits for. A cancel of the task calls `cancel`, in the context of the code that sends it."""
 
     def __init__(self, cancelled: Callable[[], None]) -> None:

@@ -44,17 +44,17 @@ from redisjobs.model.transitions import (
     SaveStep,
     weight_of,
 )
-from redisjobs.worker.running.pushes import Pushes, raw
+from redisjobs.worker.running.pushes import HandlerPushes, raw
 
 _OTHERS = (
     "this step has run {} children, and is given {} now: give the same ones in each run, or save what they are "
     "made of in a step before"
 )
 
-Write = Callable[[AddChildren, Pushes], Awaitable[object]]
+Write = Callable[[AddChildren, HandlerPushes], Awaitable[object]]
 """Adds children, and waits until they are there."""
 
-Added = Callable[[Pushes | Exception], bool]
+Added = Callable[[HandlerPushes | Exception], bool]
 """Called with the last children of a step, or with the error; returns whether the run still waits for that."""
 
 
@@ -129,15 +129,15 @@ class Children:
         job_id = job.job_id if job.nonce else self._group.child_id(index)
         return replace(job, job_id=job_id, fields=[*job.fields, *parent, *child_of], nonce="", tries=None)
 
-    async def add(self, version: int, write: Write) -> Pushes:
+    async def add(self, version: int, write: Write) -> HandlerPushes:
         """Add all children but the last ones, and return those: the step that suspends the parent adds them."""
         *before, last = _chunks(self._jobs)
         for chunk in before:
             await write(AddChildren(self._group, chunk, version), await self._shown(chunk))
         return await self._shown(last)
 
-    async def _shown(self, chunk: Sequence[NewJob]) -> Pushes:
-        pushes = Pushes(self._queue, self._lease)
+    async def _shown(self, chunk: Sequence[NewJob]) -> HandlerPushes:
+        pushes = HandlerPushes(self._queue, self._lease)
         pushes.take(chunk, self._context)
         await pushes.close()
         return pushes
@@ -203,7 +203,7 @@ class ChildCalls:
         self._run.start(partial(self._add, group, request, version, added, is_new=is_new))
 
     async def _add(self, group: Group, request: RunChildren, version: int, added: Added, *, is_new: bool) -> None:
-        last: Pushes | Exception
+        last: HandlerPushes | Exception
         try:
             children = Children(self._queue, self._run.lease, group, request.jobs, request.context)
             if not is_new:
@@ -211,10 +211,10 @@ class ChildCalls:
             last = await children.add(version, self._write)
         except Exception as error:  # a hook may raise anything
             last = error
-        if not added(last) and isinstance(last, Pushes):
+        if not added(last) and isinstance(last, HandlerPushes):
             last.lost()
 
-    async def _write(self, settlement: AddChildren, pushes: Pushes) -> None:
+    async def _write(self, settlement: AddChildren, pushes: HandlerPushes) -> None:
         """Add some children, and wait until they are there."""
         gate, replies = gates()(), list[Reply]()
 

@@ -32,8 +32,8 @@ from redisjobs.model.transitions import (
 from redisjobs.worker.running.children import OnReply
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.deadline import Deadline, Deadlines
-from redisjobs.worker.running.outbox import Outbox
-from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.outbox import ChunkOutbox
+from redisjobs.worker.running.pushes import HandlerPushes
 from redisjobs.worker.running.steps import Loaded, RunSteps
 from redisjobs.worker.running.threads import Threads, ThreadTimes
 from redisjobs.worker.settings.settings import Settings
@@ -85,7 +85,7 @@ class Owner(Protocol):
 
     @property
     def may_begin(self) -> bool:
-        """Whether jobs may begin: the lease surely holds, and the worker is not stopping."""
+        """Whether jobs may begin: the lease surely holds, and the worker was not asked to stop."""
 
     def server_ms(self, now: float) -> int:
         """Return the server's time, as well as it is known, at a time of the monotonic clock."""
@@ -124,11 +124,11 @@ class Execution:
     runtime: HandlerRuntime
     owner: Owner
     # Its run
-    job: codec.Job | None = None  # None: it has not begun, or can't be read
+    job: codec.DecodedJob | None = None  # None: it has not begun, or can't be read
     definition: JobDefinition[Any] | None = None
     reported: Reported | None = None  # the latest progress; None: its handler has reported none
-    outbox: Outbox | None = None  # the chunks that it emits; None for none
-    pushes: Pushes | None = None  # the jobs that it pushes; None for none
+    outbox: ChunkOutbox | None = None  # the chunks that it emits; None for none
+    pushes: HandlerPushes | None = None  # the jobs that it pushes; None for none
     steps: RunSteps | None = None  # None: its handler has asked for nothing
     deadline: Deadline | None = None  # None: no limit, or it has not begun
     times: ThreadTimes | None = None  # None: it runs in no thread

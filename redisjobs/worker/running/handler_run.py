@@ -97,7 +97,7 @@ class HandlerRun:
             return self._begin_in_process(definition, job)
         return self._begin(definition, job)
 
-    async def _begin_with_steps(self, definition: JobDefinition[Any], job: codec.Job) -> Outcome:
+    async def _begin_with_steps(self, definition: JobDefinition[Any], job: codec.DecodedJob) -> Outcome:
         """Load what earlier runs have saved. The handler's run time begins only then."""
         found, gate = list[Steps | BaseException](), gates()()
 
@@ -118,7 +118,7 @@ class HandlerRun:
             return await self._begin_in_process(definition, job)
         return await awaited(self._begin(definition, job))
 
-    async def _begin_in_process(self, definition: JobDefinition[Any], job: codec.Job) -> Outcome:
+    async def _begin_in_process(self, definition: JobDefinition[Any], job: codec.DecodedJob) -> Outcome:
         """Wait for a free process. The handler's run time begins only then."""
         run = self.run
         if run.runtime.processes is None:
@@ -129,7 +129,7 @@ class HandlerRun:
             return run.runtime.unplaced()
         return run.why if run.why is not None else await awaited(self._begin(definition, job))
 
-    def _begin(self, definition: JobDefinition[Any], job: codec.Job) -> Run:
+    def _begin(self, definition: JobDefinition[Any], job: codec.DecodedJob) -> Run:
         run = self.run
         run.keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         run.takes_result = run.keep_ms > 0 or job.is_child
@@ -168,7 +168,7 @@ class HandlerRun:
 
     async def _wait_for(self, called: Awaitable[BaseException | None]) -> Outcome:
         raised = await called
-        if type(raised) is _Stopped:
+        if type(raised) is _CarriedStop:
             raised = raised.__cause__
         try:
             return await awaited(self._ended(raised))
@@ -226,12 +226,12 @@ class HandlerRun:
         return Raised(raised) if run.why is None else run.why
 
 
-def _has_started(lease: Lease, job: codec.Job) -> bool:
+def _has_started(lease: Lease, job: codec.DecodedJob) -> bool:
     """Return whether a run of a job has begun before: it had an outcome, or its worker died."""
     return job.started_ms is not None or lease.deliveries > 1
 
 
-def _context_of(run: Execution, definition: JobDefinition[Any], job: codec.Job) -> JobContext:
+def _context_of(run: Execution, definition: JobDefinition[Any], job: codec.DecodedJob) -> JobContext:
     kind = JobContext if definition.awaits else sync_verbs.JobContext
     context = kind(
         job_id=run.lease.job_id,
@@ -307,7 +307,7 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
     return Done(Result(keep_ms, value))
 
 
-class _Stopped(RuntimeError):
+class _CarriedStop(RuntimeError):
     """Carries a plain function's StopIteration out of a coroutine, which can't raise that itself."""
 
 
@@ -322,7 +322,7 @@ def _result_of(returned: Any, raised: BaseException | None) -> Any:
     """Return what a plain function returned, or raise what it raised."""
     try:
         if isinstance(raised, StopIteration):
-            raise _Stopped("the handler raised StopIteration") from raised
+            raise _CarriedStop("the handler raised StopIteration") from raised
         if raised is not None:
             raise raised
         return returned

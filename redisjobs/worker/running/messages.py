@@ -16,8 +16,8 @@ from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import AddChildren, Lease, SaveStep
 from redisjobs.worker.running.children import ChildCalls, OnReply
 from redisjobs.worker.running.execution import FIRST, Execution, Reported
-from redisjobs.worker.running.outbox import Outbox
-from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.outbox import ChunkOutbox
+from redisjobs.worker.running.pushes import HandlerPushes
 from redisjobs.worker.running.steps import RunSteps
 
 _SWALLOWED = (
@@ -82,7 +82,7 @@ class Messages:
     def _push(self, pushing: PushRequest) -> PushedJob | None:
         run, queue = self.run, self.run.settings.queue
         with FIRST:
-            pushes = run.pushes = run.pushes or Pushes(queue, run.lease)
+            pushes = run.pushes = run.pushes or HandlerPushes(queue, run.lease)
         # Check only now: either this sees that the handler has ended, or the code that ends the run sees what to
         # close.
         if run.has_returned or run.why is not None:
@@ -96,7 +96,7 @@ class Messages:
             return
         if run.outbox is None:
             with FIRST:
-                run.outbox = run.outbox or Outbox(0 if run.steps is None else run.steps.last_wait)
+                run.outbox = run.outbox or ChunkOutbox(0 if run.steps is None else run.steps.last_wait)
             if run.is_given_up:  # as for a push
                 run.outbox.close()
         if run.outbox.add(chunk, may_wait=not run.runtime.threads.is_loop_here):

@@ -48,7 +48,7 @@ class Room:
         return True
 
 
-class Outbox:
+class ChunkOutbox:
     """The chunks of one run that the store has not taken, and what it saves behind them.
 
     A step that is saved after a chunk was emitted must not be stored before it: the next run would then take the

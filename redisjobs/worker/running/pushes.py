@@ -22,7 +22,7 @@ from redisjobs.worker.running.contexts import run_in
 
 
 @dataclass(slots=True)
-class _Pushed:
+class _HandlerPush:
     """A job that was pushed."""
 
     job: NewJob
@@ -30,14 +30,14 @@ class _Pushed:
     ends: PushEnds = NO_CALLS
 
 
-class Pushes:
+class HandlerPushes:
     """The jobs that one run pushes, from any thread, to the queue of its own job."""
 
     def __init__(self, queue: Registry, lease: Lease) -> None:
         self._queue = queue
         self._lease = lease
         self._lock = threading.Lock()
-        self._pushed: list[_Pushed] = []
+        self._pushed: list[_HandlerPush] = []
         self._bytes = 0
         self._is_closed = False
 
@@ -79,13 +79,13 @@ class Pushes:
                     "it is"
                 )
             named = self._named(job, len(self._pushed))
-            self._pushed.append(_Pushed(named, copy_context()))
+            self._pushed.append(_HandlerPush(named, copy_context()))
             self._bytes += size
         return named
 
     def take(self, jobs: Sequence[NewJob], context: Context) -> None:
         """Add jobs as they are, pushed in this context."""
-        self._pushed += [_Pushed(job, context) for job in jobs]
+        self._pushed += [_HandlerPush(job, context) for job in jobs]
 
     def _prepared(self, pushing: PushRequest) -> NewJob:
         given = pushing.parameters
@@ -124,7 +124,7 @@ class Pushes:
                     raise raised
         return self.jobs
 
-    async def _show(self, pushed: _Pushed) -> None:
+    async def _show(self, pushed: _HandlerPush) -> None:
         pushed.ends = await before_push(self._queue._on_push, [pushed.job], self._queue.name)
 
     def confirm(self, added: Sequence[bool]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.outbox import Outbox, Part, Room
+from redisjobs.worker.running.outbox import ChunkOutbox, Part, Room
 
 _BETWEEN = 0.25  # seconds between two reports of one job, at least
 
@@ -125,7 +125,7 @@ class Emitter(News):
         self._list(run, outbox)
         return True
 
-    def _list(self, run: Execution, outbox: Outbox) -> None:
+    def _list(self, run: Execution, outbox: ChunkOutbox) -> None:
         self._keep(run, outbox.since)
         self._wakeup.wake()
 

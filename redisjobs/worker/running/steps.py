@@ -20,7 +20,7 @@ from redisjobs.model.requests import (
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
 from redisjobs.model.transitions import Group, Reply, SaveStep, Suspend, Wait, WaitsFor
 from redisjobs.worker.running.children import ChildCalls, Writer, new_group
-from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.pushes import HandlerPushes
 
 _NO_CHILDREN = b"[]"
 _REFUSED = "the server refuses to write it, which may be too large"
@@ -64,7 +64,7 @@ class RunSteps:
         self._waiting: list[Answered] = []  # for an answer of the store
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
-        self.pushes: Pushes | None = None
+        self.pushes: HandlerPushes | None = None
         self._unseen = {
             key: saved.number for key, saved in self._saved.items()
         }  # the handler has not come to them

@@ -14,7 +14,7 @@ from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.definition import Definition
 from redisjobs.model.stored import Declarer, ListSchedules, Put, PutSchedules, ScheduleRow, WithdrawSchedules
 from redisjobs.model.transitions import Reply, weight_of
-from redisjobs.worker.scheduler.firing import Firing, in_parts
+from redisjobs.worker.scheduler.firing import Firer, in_parts
 from redisjobs.worker.scheduler.known import NEVER, KnownSchedules
 from redisjobs.worker.scheduler.plan import Plan
 
@@ -33,7 +33,7 @@ _REFUSED = {
 class Declaring:
     """Keeps Redis and a scheduler in agreement about which schedules there are."""
 
-    def __init__(self, known: KnownSchedules, firing: Firing) -> None:
+    def __init__(self, known: KnownSchedules, firing: Firer) -> None:
         self._known = known
         self._firing = firing
 

@@ -32,7 +32,7 @@ class Attempt:
     ends: PushEnds
 
 
-class Firing:
+class Firer:
     """Fires the schedules that one scheduler knows."""
 
     def __init__(self, known: KnownSchedules) -> None:

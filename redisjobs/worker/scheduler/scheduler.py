@@ -20,7 +20,7 @@ from redisjobs.errors import QueueFull, Unavailable, single_cause
 from redisjobs.model.driver import Notification
 from redisjobs.worker.scheduler import declaring
 from redisjobs.worker.scheduler.declaring import Declaring
-from redisjobs.worker.scheduler.firing import Firing
+from redisjobs.worker.scheduler.firing import Firer
 from redisjobs.worker.scheduler.known import NEVER, KnownSchedules
 
 
@@ -34,7 +34,7 @@ class Scheduler:
     def __init__(self, queue: Registry) -> None:
         self._queue = queue
         self._known = KnownSchedules(queue)
-        self._firing = Firing(self._known)
+        self._firing = Firer(self._known)
         self._declaring = Declaring(self._known, self._firing)
         self._wake: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None

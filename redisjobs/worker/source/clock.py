@@ -16,7 +16,7 @@ _SHORT = 0.02  # seconds; shorter gaps matter for no lease
 _CHANGES = 2  # of the server within a lease; more are no failovers: a proxy lets several servers answer in turn
 
 
-class ServerClock:
+class LeaseClock:
     """What a server's answers show about its clock. Times are seconds of this machine's monotonic clock."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from redisjobs.events.kinds import SourceAvailable, SourceUnavailable, WorkerEve
 from redisjobs.model.changes import Declare, Retain, SetLimit
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.worker.settings.settings import Settings
-from redisjobs.worker.source.clock import ServerClock
+from redisjobs.worker.source.clock import LeaseClock
 from redisjobs.worker.source.timer import Timer
 
 Facts = ParamSpec("Facts")
@@ -36,7 +36,7 @@ class Member:
         )
         self.log = settings.log
         self.timer = Timer()  # wakes the source's task
-        self.clock = ServerClock()
+        self.clock = LeaseClock()
         self.opening = anyio.CancelScope()  # cancelled to give up joining
         # By the monotonic clock: when the last heartbeat that got through began, and when a reply was last lost.
         self.beat_at, self.lost_at = time.monotonic(), -math.inf

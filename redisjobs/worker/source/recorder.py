@@ -22,7 +22,7 @@ _AT_ONCE = 50  # names in one call; a server needs a few ms for them
 _NOT_RECORDED = "statistics are not recorded, and those of this time are lost; jobs run all the same: %s"
 
 
-class _Tallies:
+class _NameTallies:
     """What was counted for one job name."""
 
     __slots__ = ("outcomes", "run", "wait")
@@ -48,7 +48,7 @@ class Recorder:
         self._id = secrets.token_hex(8)
         self._number = 0  # of the last record
         self._lock = threading.Lock()  # the heartbeat thread takes what the event loop counts
-        self._counts: defaultdict[str, _Tallies] = defaultdict(_Tallies)
+        self._counts: defaultdict[str, _NameTallies] = defaultdict(_NameTallies)
         self._causes = Counter[str]()
         self._unsent: list[Record] = []  # taken, but not yet answered
         self._next_at = self._minute_at = -math.inf  # by the monotonic clock
@@ -118,7 +118,7 @@ class Recorder:
     def _take(self) -> Iterator[Record]:
         """Take what was counted so far, as records; an empty one makes the store look at the queue."""
         with self._lock:
-            counts, self._counts = self._counts, defaultdict(_Tallies)
+            counts, self._counts = self._counts, defaultdict(_NameTallies)
             causes, self._causes = self._causes, Counter()
         names = _limited({name: each.sums() for name, each in counts.items()})
         rows, dead = list(names.items()), _most(causes)
@@ -131,7 +131,7 @@ class Recorder:
         """Drop what the server refuses: added much later, it would be in the wrong minute."""
         self._unsent = []
         with self._lock:
-            self._counts, self._causes = defaultdict(_Tallies), Counter()
+            self._counts, self._causes = defaultdict(_NameTallies), Counter()
         self._next_at = self._minute_at = time.monotonic() + _LONGEST
         if not self._is_refused:
             self._is_refused = True

@@ -8,7 +8,7 @@ import anyio
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.model.transitions import Exchange
-from redisjobs.worker.source.clock import ServerClock
+from redisjobs.worker.source.clock import LeaseClock
 
 _STAND_INS = 8  # about how many workers look too, in case the one that promotes is gone; the same for any fleet
 _BUSY = 0.1  # seconds between promotions by a worker that has no room for the jobs
@@ -57,7 +57,7 @@ class Promoter:
     runs until idle always looks.
     """
 
-    def __init__(self, clock: ServerClock, timer: Timer, *, until_idle: bool) -> None:
+    def __init__(self, clock: LeaseClock, timer: Timer, *, until_idle: bool) -> None:
         self.due_at = math.inf  # when the next delayed job is due, by the monotonic clock; infinity: there is none
         self.has_lines = False  # jobs wait for a limit, and Redis knows when the next may start
         self.is_asked = False  # an answer showed that the next job of a line may start

@@ -27,7 +27,7 @@ from redisjobs.model.outcome import CancelAsked, Done, LeaseGone, Outcome, Raise
 from redisjobs.model.transitions import Exchange, Lease, Settlement, Settlements, Turn
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.batcher import Batch
-from redisjobs.worker.source.clock import ServerClock
+from redisjobs.worker.source.clock import LeaseClock
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.source import Source
 from redisjobs_proof.torture.proxy import HOST, Proxy
@@ -400,7 +400,7 @@ async def test_a_worker_fences_no_worker_within_a_lease_of_its_own_start(
         await source.stepper._reclaim()
     assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
-    source.member.clock = ServerClock()
+    source.member.clock = LeaseClock()
     in_touch(source, store, 11)
     await source.stepper._reclaim()
     assert source.reclaimer.silent == []

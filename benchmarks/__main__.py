@@ -13,10 +13,10 @@ from benchmarks import fleet, growth, postgres, report
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import MEASURES, QUICK, Amount
 from benchmarks.report import Run
+from benchmarks.results import attach, documented, keep, write_docs
 from benchmarks.rounds import installed, measure
 from benchmarks.systems import (
     CHECKOUT,
-    HERE,
     PEER_NAMES,
     SYSTEMS,
     US,
@@ -27,8 +27,6 @@ from benchmarks.systems import (
 )
 from redisjobs.local import server
 
-RESULTS, DOCS = HERE / "results", CHECKOUT / "docs"
-_DATA = DOCS / "benchmarks.json"
 _QUICK_MEASURES = ("drain", "drain2", "push", "latency", "naps", "idle")
 
 
@@ -108,13 +106,12 @@ def main(words: Sequence[str]) -> int:
     print(*report.tables(run.samples), sep="\n\n")
     for system, what, reason in run.failures:
         print(f"\nnot measured: {system}, {what}: {reason}")
-    path = RESULTS / f"{run.date.replace(':', '')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(run.as_json(), indent=1) + "\n")
+    path = keep(run.as_json(), run.date)
     print(f"\n{time.monotonic() - started:.0f} s; {path.relative_to(CHECKOUT)}")
     partly = options.quick or options.only is not None or options.against
     if options.docs or (options.docs is None and not partly):
-        run.beside = _documented().beside if _DATA.is_file() else {}
+        last = documented()
+        run.beside = last.beside if last else {}
         write_docs(run)
     return 0
 
@@ -131,25 +128,6 @@ def _growth(options: argparse.Namespace, run: Run) -> int:
     if options.docs:
         attach("growth", f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
     return 0
-
-
-def attach(what: str, text: str) -> None:
-    """Put a part with a date of its own on the page of the last run: `what` is one of `report.PARTS`."""
-    run = _documented()
-    run.beside[what] = text
-    write_docs(run)
-
-
-def _documented() -> Run:
-    return Run.from_json(json.loads(_DATA.read_text()))
-
-
-def write_docs(run: Run) -> None:
-    """`docs/benchmarks.md`, `.svg` and `.json`."""
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "benchmarks.md").write_text(report.page(run))
-    (DOCS / "benchmarks.svg").write_text(report.drawing(run.samples))
-    _DATA.write_text(json.dumps(run.as_json(), indent=1) + "\n")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,6 @@
 """`python -m benchmarks.features`: what each feature costs, beside a plain job of the same system and round."""
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -12,10 +11,10 @@ from functools import partial
 from typing import TypeVar
 
 from benchmarks import report
-from benchmarks.__main__ import RESULTS, attach
 from benchmarks.featured import FEATURED, Featured
 from benchmarks.measures import Figures
 from benchmarks.report import DASH, Run, spread, table
+from benchmarks.results import attach, keep
 from benchmarks.rounds import installed
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import US, Failed, python, python_version
@@ -329,10 +328,7 @@ def main(words: Sequence[str]) -> int:
         )
         _say(f"stopped in round {run.rounds}")
     print(text(run))
-    path = RESULTS / f"features-{run.date.replace(':', '')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(run.as_json(), indent=1) + "\n")
-    _say(str(path))
+    _say(str(keep(run.as_json(), run.date, "features")))
     if options.docs:
         attach("features", text(run))
     return 0 if there else 1

@@ -1,7 +1,6 @@
 """`python -m benchmarks fleet`: many workers and producers on one server; stand-ins send what real ones send."""
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -15,8 +14,9 @@ from benchmarks.fleet_place import KEY, SPARE, Place, Process
 from benchmarks.fleet_process import NAP, QUEUE, SLOTS, Text
 from benchmarks.fleet_report import FEW, PROBES, SLOWLY, Check, Costs, Phase, Result, page, text
 from benchmarks.fleet_traffic import Timer, counts, sent, timers
+from benchmarks.results import keep
 from benchmarks.session import SIZE, Monitor
-from benchmarks.systems import CHECKOUT, HERE, Failed
+from benchmarks.systems import CHECKOUT, Failed
 from redisjobs import JobName, __version__
 from redisjobs.local import server
 from redisjobs.sync import JobQueue
@@ -275,9 +275,7 @@ def main(words: Sequence[str]) -> int:
         _say(f"failed: {failed}")
         return 1
     print(text(result))
-    path = HERE / "results" / f"fleet-{date.replace(':', '')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(asdict(result)) + "\n")
+    keep(asdict(result), date, "fleet")
     if options.docs:
         at = f"{date}, {report.machine()}, {server.find().description}, redisjobs {__version__}"
         head = f"{at}; load average before it {load:.1f}. To repeat it: `python -m benchmarks fleet --docs`."

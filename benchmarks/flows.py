@@ -20,8 +20,8 @@ import redis
 import uvloop
 
 from benchmarks import report
-from benchmarks.__main__ import attach
 from benchmarks.report import number, ratios, spread, table
+from benchmarks.results import attach
 from benchmarks.session import SIZE
 from redisjobs import JobContext, JobQueue, Worker
 from redisjobs.errors import RedisJobsError

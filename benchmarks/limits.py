@@ -17,7 +17,6 @@ import anyio
 import redis
 
 from benchmarks import report
-from benchmarks.__main__ import attach
 from benchmarks.blocked import (
     QUEUE,
     claims_beside_blocked,
@@ -29,6 +28,7 @@ from benchmarks.blocked import (
 )
 from benchmarks.limits_process import AT_ONCE, LEASE, RATE, holders_key, registered
 from benchmarks.report import table
+from benchmarks.results import attach
 from benchmarks.systems import CHECKOUT, SYSTEMS, US, Failed, python
 from redisjobs import JobQueue
 from redisjobs.events import recording

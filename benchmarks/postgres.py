@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import shlex
 import statistics
 import sys
@@ -15,9 +14,10 @@ from benchmarks import report
 from benchmarks.measures import Figures, Row
 from benchmarks.postgres_systems import ON_POSTGRES, OnPostgres, PostgresSession
 from benchmarks.report import DASH, Run, number, spread, table
+from benchmarks.results import attach, keep
 from benchmarks.rounds import installed, measure
 from benchmarks.session import SIZE
-from benchmarks.systems import HERE, US, python, python_version
+from benchmarks.systems import US, python, python_version
 from redisjobs.local import postgres_server
 
 Edge = tuple[float, int]
@@ -250,13 +250,8 @@ def main(words: Sequence[str]) -> int:
     said = part(run, words)
     print(said)
     if options.docs:
-        from benchmarks.__main__ import attach  # here: it imports this module
-
         attach("postgres" if len(run.versions) > 1 else "postgres_alone", said)
-    path = HERE / "results" / f"postgres-{run.date.replace(':', '')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(run.as_json(), indent=1) + "\n")
-    _say(str(path))
+    _say(str(keep(run.as_json(), run.date, "postgres")))
     return 0 if US in run.versions else 1
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import uvloop
 
 from benchmarks import report
-from benchmarks.__main__ import attach
 from benchmarks.flows import working
 from benchmarks.report import number, table
+from benchmarks.results import attach
 from benchmarks.session import SIZE
 from benchmarks.suspended_stores import SLOW, STORES, Store
 from benchmarks.systems import Failed

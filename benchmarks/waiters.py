@@ -1,7 +1,6 @@
 """`python -m benchmarks.waiters`: thousands who wait for results in one process, and when each has its own."""
 
 import argparse
-import json
 import math
 import signal
 import statistics
@@ -19,8 +18,8 @@ from typing import Any
 import redis
 
 from benchmarks import report, waiters_process
-from benchmarks.__main__ import RESULTS, attach
 from benchmarks.report import number, spread, table
+from benchmarks.results import attach, keep
 from benchmarks.systems import CHECKOUT, Failed
 from redisjobs.local import server
 
@@ -194,11 +193,7 @@ def main(words: Sequence[str]) -> int:
         return 1
     said = f"{text(options.count, options.rate, paced, full)}\n\n{verdict(paced)}"
     print(said)
-    path = RESULTS / f"waiters-{date.replace(':', '')}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        json.dumps({"paced": [vars(one) for one in paced], "full": [vars(one) for one in full]}) + "\n"
-    )
+    keep({"paced": [vars(one) for one in paced], "full": [vars(one) for one in full]}, date, "waiters")
     if options.docs:
         head = f"{date}, {options.rounds} rounds, {report.machine()}, {server.find().description}."
         attach("waiters", f"{head} To repeat it: `python -m benchmarks.waiters --docs`.\n\n{said}")

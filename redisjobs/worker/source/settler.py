@@ -1,7 +1,6 @@
 """Settles a source's jobs: decides each settlement from the handler's outcome, and acts on the answer."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Any
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.errors import DriverError, UnwritableResult
-from redisjobs.events.kinds import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.emissions import EmitChunks
@@ -20,7 +18,6 @@ from redisjobs.model.transitions import (
     Ack,
     AddChildren,
     DeadLetter,
-    Ended,
     Exchange,
     Lease,
     Lingers,
@@ -29,7 +26,6 @@ from redisjobs.model.transitions import (
     ReportProgress,
     SaveStep,
     Settlement,
-    Suspend,
 )
 from redisjobs.worker.running.children import OnReply
 from redisjobs.worker.running.execution import Execution, Find
@@ -41,7 +37,7 @@ from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.leases import Note
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.recorder import Recorder
+from redisjobs.worker.source.report import Report
 from redisjobs.worker.source.step_loader import StepLoader
 
 logger = Log("redisjobs.worker")
@@ -54,98 +50,8 @@ _SPOILED = "the handler has returned, and the jobs that it pushed can't be added
 _UNWRITTEN = (
     "the job has run, and the server refuses what it came to: %s; requeue it once it is smaller, or can be kept"
 )
-_BUSY = (
-    "%s: it has pushed others, and another transaction, which is not committed yet, has taken %s. The job is "
-    "settled once that has ended; other jobs go on"
-)
-_NAMED = 3  # keys and ids that the message names
-_QUIET = 60.0  # seconds between two such messages
 _UNSETTLED = "%s: the server refuses to settle it, and it is tried again later: %s"
-_FULL = (
-    "the server is out of memory: what jobs of queue '%s' push, save and emit waits until it has room, and so do "
-    "these jobs; others go on. Give it memory, or take jobs off the queue"
-)
 _DROPPED = "%s: the server is out of memory, so the last chunks that it has emitted are lost; it has ended"
-
-
-class Report:
-    """Collects how jobs were settled, and counts and publishes that with the rest of their batch."""
-
-    def __init__(self, member: Member) -> None:
-        self.recorder = Recorder(member.settings.queue.definitions, member.log)
-        self._member = member
-        self.done: list[Execution] = []  # jobs of this batch that are done
-        self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
-        self.is_wanted = True  # whether a listener wanted completed jobs at the last batch
-        self._logged_full = False
-        self._logged_busy_at = float("-inf")
-
-    def begin(self) -> None:
-        """Begin a batch: check whether a listener wants completed jobs."""
-        self.is_wanted = self._member.settings.queue.events.wanted(JobsCompleted)
-
-    def note(self, run: Execution, reply: Reply) -> None:
-        """Keep how a job was settled. If no listener wants done jobs, they are only counted."""
-        settlement = run.settlement
-        if reply is Reply.OK and type(settlement) is Ack:
-            if settlement.result and settlement.result.refused:
-                # Logged here, because there may be no listener for completed jobs.
-                why = settlement.result.refused.removeprefix(f"{run.name}: ")  # the line begins with the name
-                self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
-            if not settlement.cancelled:
-                self.done.append(run)
-                if not self.is_wanted:
-                    return
-        elif reply is Reply.LEASE_LOST:
-            while isinstance(settlement, Lingers | ReportProgress) and settlement.then is not None:
-                run.settlement = settlement = settlement.then  # the event shows the job's outcome
-        self._settled[kind_of(settlement, reply)].append(run.settled(reply))
-
-    def note_ended(self, ended: Sequence[Ended]) -> None:
-        """Keep which jobs a claim ended. No worker ran them, so no other part reports them."""
-        for job_id, reply in ended:
-            self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
-
-    def tell(self) -> None:
-        """Count and publish what was collected."""
-        if self.done:
-            done, self.done = self.done, []
-            self.recorder.count_done(done)
-        if self._settled:
-            settled, self._settled = self._settled, defaultdict(list)
-            for kind, jobs in settled.items():
-                self.recorder.count(kind, jobs)
-                self._member.tell(kind, jobs=jobs)
-
-    def tell_saved(self, notes: Sequence[Note], replies: Sequence[Reply]) -> None:
-        """Publish which steps running jobs have saved."""
-        saved = [
-            (note.run.lease.job_id, note.run.name, step.key)
-            for note, reply in zip(notes, replies, strict=False)
-            if reply is Reply.OK and isinstance(step := note.settlement, SaveStep) and step.key  # no checkpoint
-        ]
-        if saved:
-            self._member.tell(StepsSaved, steps=saved)
-
-    def log_full(self) -> None:
-        """Log once that jobs wait to be settled, because the server has no memory for those that they push."""
-        if not self._logged_full:
-            self._logged_full = True
-            logger.error(_FULL, self._member.settings.queue.name)
-
-    def log_busy(self, run: Execution, settlement: object) -> None:
-        """Log now and then that a job waits for another transaction."""
-        if time.monotonic() >= self._logged_busy_at + _QUIET:
-            self._logged_busy_at = time.monotonic()
-            self._member.log.warning(_BUSY, run.description, _pushed_by(settlement) or "its row")
-
-
-def _pushed_by(settlement: object) -> str:
-    """Return the unique keys and ids of the jobs that a settlement adds; a few of them if there are many."""
-    pushes = settlement.pushes if isinstance(settlement, Ack | AddChildren | Suspend) else ()
-    named = [f"the unique key '{visible(job.unique)}'" for job in pushes if job.unique]
-    named += [f"the id '{visible(job.job_id)}'" for job in pushes]
-    return " or ".join(named[:_NAMED]) + (f" or one of {len(named) - _NAMED} more" if len(named) > _NAMED else "")
 
 
 class Settler:

@@ -1,6 +1,6 @@
 """Where a job stands in line; see `Ahead`."""
 
-from redisjobs.drivers.memory.operator import kind_of
+from redisjobs.drivers.memory.reading import kind_of
 from redisjobs.drivers.memory.state import Memory, StoredJob, answers
 from redisjobs.model.job import State
 from redisjobs.model.why import Ahead, Standing

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from redisjobs.drivers.memory.operator import backlog, count
+from redisjobs.drivers.memory.reading import backlog, count
 from redisjobs.drivers.memory.state import Memory, StoredTallies, answers
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.recording import (

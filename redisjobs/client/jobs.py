@@ -57,15 +57,24 @@ def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Operati
 
 def informed(row: Row) -> Operation[JobInfo]:
     """Return the job in a row, with the step that it is a child of, and how many children it still waits for."""
-    job = job_info(row)
-    if job.child_of is not None:
-        token = row.fields[b"child_of"].partition(b" ")[0].decode("utf-8", "surrogateescape")
-        found = yield from or_default(ask(FindChildren(token, most=0)), ChildrenFound(""))
-        job = replace(job, child_of=replace(job.child_of, step=found.key))
+    job = yield from with_step(row)
     group = yield from or_default(_awaited_group(row), None)
-    if group is None or job.waits_for is None:
+    return job if group is None else with_left(job, group.total, group.left)
+
+
+def with_step(row: Row) -> Operation[JobInfo]:
+    """Return the job in a row, with the step that it is a child of."""
+    job = job_info(row)
+    if job.child_of is None:
         return job
-    return replace(job, waits_for=replace(job.waits_for, total=group.total, left=group.left))
+    token = row.fields[b"child_of"].partition(b" ")[0].decode("utf-8", "surrogateescape")
+    found = yield from or_default(ask(FindChildren(token, most=0)), ChildrenFound(""))
+    return replace(job, child_of=replace(job.child_of, step=found.key))
+
+
+def with_left(job: JobInfo, total: int, left: int) -> JobInfo:
+    """Return a job with how many children it waits for, and how many of them have not ended."""
+    return replace(job, waits_for=job.waits_for and replace(job.waits_for, total=total, left=left))
 
 
 def _awaited_group(row: Row) -> Operation[ChildrenFound | None]:

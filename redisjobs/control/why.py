@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from redisjobs.base.arguments import is_text
 from redisjobs.client.checks import id_of
-from redisjobs.client.jobs import informed
+from redisjobs.client.jobs import with_left, with_step
 from redisjobs.client.operation import Operation, ask, or_default
 from redisjobs.control import operations
 from redisjobs.control.children import awaited_group
@@ -40,8 +40,10 @@ def why(
     standing, row = yield from _look(asked)
     if row is None and asked.key and standing.job_id:  # the job may have ended between the two reads
         standing, row = yield from _look(asked)
-    stored = None if row is None else (yield from informed(row))
+    stored = None if row is None else (yield from with_step(row))
     group = None if row is None else (yield from or_default(awaited_group(row, MOST_SHOWN), None))
+    if stored is not None and group is not None:
+        stored = with_left(stored, group.total, group.left)
     found = None if stored is None else shown(stored)
     known = JobFacts(queue, standing.job_id, standing, found, key=unique)
     if group is not None:

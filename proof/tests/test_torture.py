@@ -39,9 +39,9 @@ Lines = list[dict[str, Any]]
 # A run as it might be written down: three jobs on two workers, one of them released after a kill
 
 
-def pushed(job: str, at: float, name: str = "Work") -> Lines:
+def pushed(job: str, at: float, name: str = "Work", rank: int = 1) -> Lines:
     return [
-        {"what": "push", "job": job, "db": 0, "name": name, "at": at},
+        {"what": "push", "job": job, "db": 0, "name": name, "rank": rank, "at": at},
         {"what": "pushed", "job": job, "db": 0, "holder": "", "at": at + 0.01},
     ]
 
@@ -1251,6 +1251,14 @@ def test_a_job_may_wait_for_long_behind_a_backlog_but_not_much_longer_than_that(
     found = check([*backlog, *pushed("x", 200), *done("x", 2, 231), *WORKS], [FinalState()]).wrong
 
     assert any(text.startswith("x (Work) waited for ") for text in found) is late
+
+
+@pytest.mark.parametrize(("urgent_starts", "late"), [(239, False), (205, True)])
+def test_a_job_may_wait_for_as_long_as_a_more_urgent_one_does(urgent_starts: float, late: bool) -> None:
+    more_urgent = [*pushed("u", 201), *done("u", 2, urgent_starts)]
+    lines = [*more_urgent, *pushed("x", 200, rank=2), *done("x", 2, 240), *WORKS]
+
+    assert any(text.startswith("x (Work)") for text in check(lines, [FinalState()]).wrong) is late
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(15, False), (17, True), (77, True)])

@@ -18,6 +18,7 @@ Span = tuple[float, float]
 _RETRIED = 0.5  # seconds by which a retry may be delayed: see the retry policy of `jobs`
 _CLEARING = 4  # leases for which a worker takes no new jobs, so that an isolated job can start
 _OTHERS = 9  # after an isolated job, others have their turn for this many times as long
+_LIMITED = ("Limited", "Paced")  # what they wait for keeps no worker from other jobs
 _EVER = float("inf")
 
 
@@ -74,6 +75,7 @@ class Capacity:
         databases = {process.db for process in self._processes.values()}
         self.waits = [(history, *wait) for history in histories.values() for wait in self._waits_of(history)]
         self._able = {db: self._able_in(db, list(_held_up(faults, db, lease))) for db in databases}
+        self._urgent = {(db, rank): self._waits_above(db, rank) for db in databases for rank in (1, 2)}
 
     def running(self, db: int) -> list[Span]:
         """Return when some worker of a database had a slot in which no handler ran, and no fault had hit it.
@@ -83,15 +85,24 @@ class Capacity:
         processes = [process for process in self._processes.values() if process.db == db]
         return without((span for each in processes for span in each.with_slots()), self._clearing(db))
 
-    def seconds(self, db: int, since: float, until: float, *, isolated: bool) -> float:
-        """Return how much of that time a worker of the database could have started such a job."""
-        able = self._able[db][isolated] if db in self._able else []
-        return sum(max(0.0, min(end, until) - max(start, since)) for start, end in able)
+    def seconds(self, job: History, since: float, until: float, *, isolated: bool) -> float:
+        """Return how much of that time a worker could have started a job, and none more urgent waited."""
+        able = self._able[job.db][isolated] if job.db in self._able else []
+        span = [(max(start, since), min(end, until)) for start, end in able]
+        return sum(end - start for start, end in without(span, self._urgent.get((job.db, job.rank), [])))
 
     def turn(self, db: int, since: float) -> float:
         """Return when nine in ten of the jobs that had waited for longer at that time have started."""
         starts = sorted(run.at for job, before, run in self.waits if job.db == db and before < since < run.at)
         return starts[len(starts) * 9 // 10] if starts else since
+
+    def _waits_above(self, db: int, rank: int) -> list[Span]:
+        """Return when a job of a more urgent priority waited."""
+        return merged(
+            (since, run.at)
+            for job, since, run in self.waits
+            if job.db == db and job.rank < rank and job.name not in _LIMITED
+        )
 
     def _able_in(self, db: int, held_up: Sequence[Span]) -> Mapping[bool, Sequence[Span]]:
         """Return when some worker of a database could have started a job, by whether that runs isolated."""

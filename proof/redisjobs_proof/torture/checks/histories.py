@@ -97,6 +97,7 @@ class History:
         holder: The job that held its unique key, so that it was not added.
         renewed: When a later push replaced it, or a little later: then its deliveries count from zero again.
         kept: Its push asked to keep its result.
+        rank: The rank of its priority: 0 is the most urgent.
         pushed_by: Runs of its parent that pushed it; it exists only if such a run ended its own job.
         answers: The answers to waits for its result.
         watches: The recorded watches of its progress.
@@ -127,6 +128,7 @@ class History:
     holder: str = ""
     renewed: list[float] = field(default_factory=list)
     kept: bool = False
+    rank: int = 1
     pushed_by: list[Line] = field(default_factory=list)
     answers: list[Line] = field(default_factory=list)
     watches: list[Line] = field(default_factory=list)
@@ -303,6 +305,7 @@ def _note(history: History, what: str, line: Line) -> None:
             history.attempted, history.name = True, line["name"]
             history.expected, history.kept = line.get("expected", "new"), line.get("kept", False)
             history.sent_at = line["at"] if history.sent_at is None else history.sent_at
+            history.rank = line.get("rank", 1)
         case "pushed":
             history.acknowledged, history.holder, history.added = True, line["holder"], line.get("added")
             delay = line.get("delay", 0.0)

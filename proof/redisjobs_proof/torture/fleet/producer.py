@@ -8,7 +8,7 @@ import anyio
 
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
-from redisjobs.model.job import PushedJob
+from redisjobs.model.job import Priority, PushedJob
 from redisjobs.model.transitions import After, Due, NewJob
 
 PAUSE = 0.2
@@ -83,7 +83,8 @@ class Producer:
     def note_attempt(self, pushed: Sequence[NewJob]) -> None:
         """Record the jobs that are about to be pushed."""
         for job in pushed:
-            self.note("push", job=job.job_id, name=str(job.fields[1]), kept="keep_result" in job.fields)
+            facts = {"kept": "keep_result" in job.fields, "rank": list(Priority).index(job.priority)}
+            self.note("push", job=job.job_id, name=str(job.fields[1]), **facts)
 
     def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
         """Record the answer; `again`: the same push had failed before, and may have added its jobs."""

@@ -254,9 +254,7 @@ class Dashboard:
             if action.verb is not None:
                 visit.board.rights.refused(action.verb)
             said = "The server's ACL does not allow this user to do it. The page does not offer it for a minute."
-            return ViewAnswer(
-                "message", "UnchangedJob", {"said": said, "details": [UnchangedJob("", str(error))]}, 403
-            )
+            return ViewAnswer("message", "Refused", {"said": said, "details": [UnchangedJob("", str(error))]}, 403)
         except Missing as error:
             return ViewAnswer("message", "Not found", {"said": str(error), "details": ()}, 404)
         except Unavailable as error:

@@ -172,7 +172,7 @@ async def test_an_action_that_the_acl_refuses_says_so_and_is_not_offered_again(r
             shown = await viewer.see(f"job?id={job_id}")
 
     assert refused.status_code == 403
-    assert "The server's ACL does not allow this user to do it." in words(refused.text)
+    assert "Refused The server's ACL does not allow this user to do it." in words(refused.text)
     assert ("Retry" in shown, "Delete" in shown) == (True, False)
 
 

@@ -253,6 +253,19 @@ async def test_hidden_values_of_steps_stand_nowhere(shop: Shop, redact: Any) -> 
     assert await state_of(shop.queue, job) is State.DEAD
 
 
+async def test_the_name_of_a_signal_is_filled_in_unless_what_is_shown_may_be_another(shop: Shop) -> None:
+    job = await shop.suspended()
+
+    filled = [
+        re.findall(
+            r'name="name" [^>]*value="([^"]*)"', (await fresh(shop.queue, redact).get(f"job?id={job.id}")).text
+        )
+        for redact in (None, ["card"], lambda name, field, text: "***" if field == "step" else text)
+    ]
+
+    assert filled == [["approved"], ["approved"], [""]]
+
+
 async def test_the_name_of_a_signal_that_is_made_of_what_is_hidden_is_hidden(mails: JobQueue) -> None:
     @mails.job
     async def wait(card: str, context: JobContext) -> None:

@@ -15,8 +15,9 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from store import Heart, RedisStore, Store, eventually, inherit
+from tenacity import RetryCallState
 
-from redisjobs import JobQueue, Worker, no_retry
+from redisjobs import JobQueue, RetryPolicy, Worker, no_retry
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
@@ -150,6 +151,29 @@ async def test_a_blocked_loop_is_no_reason_to_give_up_but_one_to_say_where(
 
     assert starts == 1
     assert await queue.get(job_id) is None
+    await queue.aclose()
+    said = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
+    assert len(said) == 1
+    assert re.search(rf"blocked for \d\.\d s in job {job_id} \(Work\), .*test_never_stuck\.py:\d+", said[0])
+
+
+@pytest.mark.slow
+async def test_a_retry_policy_that_blocks_the_loop_is_reported_with_its_job(
+    caplog: pytest.LogCaptureFixture, redis_store: RedisStore
+) -> None:
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+
+    def block(_: RetryCallState) -> bool:
+        time.sleep(1.5)
+        return False
+
+    @queue.register(Work, retry=RetryPolicy(retry_if=block))
+    async def fail(work: Work) -> None:
+        raise ValueError
+
+    job_id = (await queue.push(Work())).id
+    await Worker(queue, lease=15).run(until_idle=True)
+
     await queue.aclose()
     said = [record.getMessage() for record in caplog.records if "is blocked for" in record.getMessage()]
     assert len(said) == 1

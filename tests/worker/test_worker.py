@@ -900,6 +900,25 @@ async def test_a_worker_with_max_jobs_claims_no_more_ahead_than_it_may_run(queue
     assert (await queue.control.counts()).totals["released"] == 0
 
 
+async def test_no_job_begins_late_in_a_recycled_worker_that_is_asked_to_stop(queue: JobQueue) -> None:
+    worker = Worker(queue, max_jobs=1, grace=5)
+
+    def block(_: JobsClaimed) -> None:
+        worker.stop()
+        time.sleep(2 * handler_run.PATIENCE)
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        pytest.fail("it began")
+
+    queue.events.subscribe(JobsClaimed, block)
+    await queue.push(Work(1))
+    with anyio.fail_after(20):
+        await worker.run()
+
+    assert (await queue.control.counts()).totals["released"] == 1
+
+
 async def test_the_last_job_of_max_jobs_runs_although_the_event_loop_was_blocked_before_it_began(
     queue: JobQueue,
 ) -> None:

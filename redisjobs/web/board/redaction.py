@@ -42,6 +42,10 @@ class Redaction:
         """Whether it may hide something."""
         return self._redact is not None or self._keys is not None
 
+    def may_hide(self, shown: str) -> bool:
+        """Whether a text that is shown may differ from the stored one."""
+        return self._redact is not None or HIDDEN in shown
+
     def job(self, job: JobInfo) -> JobInfo:
         """Return a job as it may be shown."""
         if not self.hides:

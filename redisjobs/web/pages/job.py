@@ -99,7 +99,7 @@ async def job(visit: Visit) -> ViewAnswer:
         "job": found,
         "known": known,
         "steps": steps,
-        "signal": wait.name if (wait := found.waits_for) and wait.what is WaitsFor.SIGNAL else "",
+        "signal": _signal(visit, found),
         "faults": faults,
         "color": color(known),
         "alike": known.facts.get("alike", 0) if found.fingerprint else 0,
@@ -225,6 +225,14 @@ def _told(event: PastEvent) -> tuple[str, str]:
     if event.note not in ("", "failed") and event.what in ("failed", "died"):
         text = f"{text}: {event.note.removeprefix('failed: ')}"
     return color, text
+
+
+def _signal(visit: Visit, job: JobInfo) -> str:
+    """Return the name of the signal that a job waits for, to fill the form; '' if that may be hidden."""
+    wait = job.waits_for
+    if wait is None or wait.what is not WaitsFor.SIGNAL or visit.board.redaction.may_hide(wait.key):
+        return ""
+    return wait.name
 
 
 async def _ended(visit: Visit, job_id: str, known: Why) -> ViewAnswer:

@@ -96,6 +96,11 @@ class Shutdown:
         self._until = min(self._until, time.monotonic() + grace)
         self._asked.set()
 
+    @property
+    def has_grace(self) -> bool:
+        """Whether a stop was asked for that gives running jobs a limited time. A recycled worker sets them none."""
+        return self._until < float("inf")
+
     async def wait(self, most: float) -> None:
         """Wait until a stop is asked for, or for `most` seconds."""
         with anyio.move_on_after(most):

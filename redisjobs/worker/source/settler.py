@@ -87,11 +87,10 @@ class Settler:
     def may_begin(self) -> bool:
         """Whether jobs may begin: the lease surely holds, and the worker was not asked to stop.
 
-        A worker that is recycled runs what it has counted as its last jobs.
+        A worker that is only recycled still runs the jobs that it has given to slots.
         """
-        member, shutdown = self._member, self._pool.shutdown
-        was_asked = shutdown.stopping and not shutdown.recycled
-        return not (member.may_be_dead or member.is_renewing or was_asked)
+        member = self._member
+        return not (member.may_be_dead or member.is_renewing or self._pool.shutdown.has_grace)
 
     def hand_back(self, run: Execution) -> None:
         """Hand back a job that has not begun."""

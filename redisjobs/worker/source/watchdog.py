@@ -14,6 +14,7 @@ import anyio
 from redisjobs.base.logger import Log
 from redisjobs.errors import DriverError
 from redisjobs.worker.running.handler_run import HandlerRun
+from redisjobs.worker.running.settling import settle
 from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 
@@ -100,12 +101,14 @@ def _frame_of(thread: int) -> FrameType | None:
 
 
 def _where(frame: FrameType | None) -> tuple[str, str]:
-    """Return the job whose handler the loop's thread is in ('' if none), and the line."""
+    """Return the job whose handler or retry policy the loop's thread is in ('' if none), and the line."""
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
         if type(running) is HandlerRun:  # isinstance would ask any object called `self` for its class
             return running.run.description, line
+        if at.f_code is settle.__code__:  # a retry policy
+            return at.f_locals["run"].description, line
         line = line or f"{at.f_code.co_filename}:{number}"
     return "", line
 

@@ -3,8 +3,8 @@
 A job waits from when it may run until it starts, and again from the end of a run, or the death of its process,
 until the next run. A suspended job waits from the end of its sleep, or from its signal. Time counts only while a
 worker of its database had a free slot, and no fault kept workers from renewing their leases or from fencing lost
-workers. Behind a backlog, as on a slow machine, it counts from when most of those that waited before have started, and
-only while no job of a more urgent priority waits.
+workers. Behind a backlog, as on a slow machine, it counts from when most of those that waited before have started,
+and only while no job of a more urgent priority waits.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an application asks about one job, or of it, once for the async and the sync queue; see `operation.py`."""
+"""Operations on one job, for the async and the sync queue: look up, cancel, signal; see `operation.py`."""
 
 from dataclasses import replace
 from typing import Any

@@ -18,7 +18,7 @@ from redisjobs.model.steps import GetSteps, How, Saved, StepInfo, Steps, checked
 from redisjobs.model.transitions import Group
 
 _AT_ONCE = 1000  # children in one read
-_READS = 10  # that look for children which have not ended: results may be large
+_MOST_READS = 10  # pages read to find unfinished children; results may be large
 _WEIGHT = (State.SUSPENDED, State.DELAYED, State.READY, State.RUNNING)
 
 
@@ -48,7 +48,7 @@ def awaited_group(row: Row, most: int) -> Operation[ChildGroup | None]:
 
 
 def _pending(token: str, most: int) -> Operation[ChildGroup | None]:
-    first, pending, reads = 0, list[ChildInfo](), _READS
+    first, pending, reads = 0, list[ChildInfo](), _MOST_READS
     while True:
         page = yield from ask(FindChildren(token, first, _AT_ONCE if most else 0))
         if not page.parent:
@@ -60,7 +60,7 @@ def _pending(token: str, most: int) -> Operation[ChildGroup | None]:
 
 
 def by_weight(children: Sequence[ChildInfo]) -> list[ChildInfo]:
-    """Return children that were looked up, those first that won't end soon."""
+    """Return children that were looked up, those that will take longest first."""
 
     def weight(child: ChildInfo) -> int:
         if child.job is None or child.job.why_waiting not in (None, WhyWaiting.NO_WORKER):

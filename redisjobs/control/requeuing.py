@@ -1,4 +1,4 @@
-"""An operator's call that requeues one job, written once for the async and the sync queue; see `operations.py`."""
+"""An operator's call that requeues one job, once for both controls; see `client/operation.py`."""
 
 from collections.abc import Callable
 from dataclasses import replace

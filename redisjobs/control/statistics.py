@@ -1,4 +1,4 @@
-"""Reading statistics, once for the async and the sync queue; see `operations.py`."""
+"""Reading statistics, once for the async and the sync queue; see `client/operation.py`."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -207,7 +207,10 @@ class Execution:
         return RuntimeError(f"job {job_id}: this run is over, so it can save no steps and wait no more")
 
     def take_children(self, *, adds: bool) -> None:
-        """Let the settlement push the last children of a step, and not what the handler has pushed; or neither."""
+        """Let the settlement push a step's last children in place of what the handler pushed, if it `adds` them.
+
+        Else the children are dropped; the next run pushes them again.
+        """
         children = None if self.steps is None else self.steps.pushes
         if adds:
             with FIRST:

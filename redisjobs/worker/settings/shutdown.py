@@ -98,7 +98,7 @@ class Shutdown:
 
     @property
     def has_grace(self) -> bool:
-        """Whether a stop was asked for that gives running jobs a limited time. A recycled worker sets them none."""
+        """Whether a stop was asked for that limits the time of running jobs. Recycling sets them no limit."""
         return self._until < float("inf")
 
     async def wait(self, most: float) -> None:

@@ -32,7 +32,7 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.source.leases import Note
 
 _MOST = 2  # exchanges at once
-_WORTH = 25  # outcomes, or free slots, that make a second exchange worthwhile
+WORTH = 25  # outcomes, or free slots, that make a second exchange worthwhile
 _LARGE = 512 * 1024  # bytes from which an exchange may be too large for the server, or for a proxy before it
 _UNHEARD = "the server answers, but not this, which may be too large for it ({})"
 _TRIES = 3  # that no answer came to a large exchange, until it counts as refused
@@ -45,7 +45,7 @@ class Batch:
     settling: list[Execution]
     count: int | None  # jobs to claim; 0 only promotes, None asks for nothing
     ahead: int = 0  # how many of these jobs may have to wait for a slot
-    idle: bool = False  # once it is applied, the worker runs nothing and makes no other exchange
+    idle: bool = False  # the worker is idle once it is applied, so its claim may bring an isolated job
     turn: Turn = Turn(0, 0)  # its number, by which the server recognizes a repeat; set when it is sent
     unknown: bool = False  # the server may have applied it: a try had no answer
     sent: float = field(default_factory=time.monotonic)
@@ -113,7 +113,7 @@ class Batcher:
         answered: Callable[[Batch, Exchange], object],
         failed: Callable[[Batch, DriverError | None], object],
     ) -> None:
-        """Report from now on what came of each batch, before any is sent.
+        """Set what handles the result of each batch. Call it before the first one is sent.
 
         Args:
             answered: Takes a batch and the answer to it.
@@ -142,7 +142,7 @@ class Batcher:
 
     def has_room(self, outcomes: int, free: int) -> bool:
         """Return whether to begin another exchange, for this many outcomes and free slots."""
-        return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
+        return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= WORTH)
 
     def start(self, tasks: TaskGroup) -> None:
         """Start the tasks that send batches. An error other than `NOT_NOW` and `Fenced` ends them all."""

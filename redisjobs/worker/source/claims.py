@@ -133,8 +133,8 @@ class Claims:
         return bool(self.batcher.under_way) and self.quarantine.is_near(time.monotonic())
 
     @property
-    def count(self) -> int:
-        """How many jobs the next exchange claims, if one is sent."""
+    def to_claim(self) -> int:
+        """Number of jobs that an exchange sent now would claim."""
         if self.fetcher.waiting or self.claims_nothing or self._leaves_slots:
             return 0
         return self.demand.to_claim(self)

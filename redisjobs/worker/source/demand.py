@@ -4,11 +4,11 @@ import time
 
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.source.batcher import WORTH
 from redisjobs.worker.source.policy import Allocator, Prefetch
 from redisjobs.worker.source.pool import RESERVED, Claimant, Pool
 
 _BATCH = 50  # jobs that fit into one exchange, even in a worker with few slots
-_WORTH = 25  # free slots that make a claim worthwhile beside another source's
 _MOST_CLAIMS = 2  # of all sources together
 _MOST_AHEAD = 2  # jobs for each slot; with one, two workers on two cores wait for the server
 
@@ -114,7 +114,7 @@ class Demand:
             return self._left_for(source, room)
         since = self._reserved_since
         claims = sum(other.batcher.asked(since) > 0 for other in pool.sources if other is not source)
-        if claims >= _MOST_CLAIMS or (claims and room < _WORTH):
+        if claims >= _MOST_CLAIMS or (claims and room < WORTH):
             return 0
         turn = self._allocator.next(self._wanting(source))
         if turn is None or pool.sources[turn] is source:
@@ -167,8 +167,9 @@ class Demand:
     def claimed(self, source: Claimant, jobs: int, sent_at: float, *, more: bool, prefetches: bool) -> None:
         """Note how many jobs a claim sent at `sent_at` brought, and whether there are more.
 
-        `prefetches`: all of them may start, so some may be claimed before a slot is free for them. With several
-        sources none may, or sources would get more or less than their share; nor does one of a worker's last jobs.
+        `prefetches`: no limit or priority holds these jobs back, so the next claim may ask for more jobs than
+        there are free slots. With several sources none does, because they would get more or less than their share.
+        None does for the last jobs of a worker either.
 
         Turns are counted by jobs. Counted by claims, a source whose turn comes whenever many slots are free would
         get more than its share. If all jobs took the same time, that would go on for ever.
@@ -190,7 +191,7 @@ class Demand:
         self._prefetch.forget()
         self.ahead = 0
 
-    def given(self, by: Claimant) -> None:
+    def slots_taken(self, by: Claimant) -> None:
         """Note that a source has given jobs to slots. If no slot is left, others need no blocking read."""
         if self._pool.is_shared and not self.room:
             for other in self._pool.sources:

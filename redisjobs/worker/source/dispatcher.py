@@ -32,7 +32,7 @@ class Dispatcher:
             room = self._room()  # read before they are held: a held job may count as one that has to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
                 self._settler.hand_back(run)
-            self._given()
+            self._note_begun()
 
     def take_claimed(self, batch: Batch, answer: Exchange) -> None:
         """Give the jobs of a claim, and the jobs that waited for it, to slots, strictly by priority.
@@ -56,11 +56,11 @@ class Dispatcher:
                 [*(run for run in leases.waiting if not run.over), *runs], key=lambda run: run.lease.rank
             )
         leases.waiting = self._dispatch(runs, room, answer.up_to)
-        self._given()
+        self._note_begun()
 
-    def _given(self) -> None:
-        self._claims.demand.given(self._claims)
-        self._pool.given()
+    def _note_begun(self) -> None:
+        self._claims.demand.slots_taken(self._claims)
+        self._pool.jobs_begun()
 
     def _take_back(self, waited: float) -> list[Execution]:
         """Take back the jobs that have waited `waited` seconds for a slot."""

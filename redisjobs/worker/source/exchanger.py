@@ -40,14 +40,14 @@ class Exchanger:
     # Whether there is more to do
 
     @property
-    def is_through(self) -> bool:
-        """Whether the worker was asked to stop and waits for nothing but kept jobs, which may take for ever."""
+    def only_kept_jobs_left(self) -> bool:
+        """Whether the worker is stopping, and holds only jobs that it can't settle now."""
         return self._pool.shutdown.stopping and len(self._leases) == len(self._leases.kept)
 
     @property
     def is_ended(self) -> bool:
         """Whether there is nothing more to do."""
-        return self._pool.shutdown.over or self.is_through
+        return self._pool.shutdown.over or self.only_kept_jobs_left
 
     # What an exchange takes
 
@@ -57,7 +57,7 @@ class Exchanger:
         if self.claims.must_be_single:
             return False
         outcomes = len(self._leases.unsettled) + len(self._leases.notes) + self.settler.emitter.urgent
-        room = self.claims.count if self.claims.may_claim else 0
+        room = self._demand.to_claim(self.claims) if self.claims.may_claim else 0
         is_late = self._news_at <= time.monotonic()
         return bool(outcomes or room or is_late or self._promotes) and self._batcher.has_room(outcomes, room)
 
@@ -92,7 +92,7 @@ class Exchanger:
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        count = self.claims.count
+        count = self.claims.to_claim
         asks = bool(count) or self._promotes
         if asks:
             self.promoter.promoting()

@@ -152,7 +152,7 @@ class Pool:
         self.begun -= len(late)
         return late
 
-    def given(self) -> None:
+    def jobs_begun(self) -> None:
         """Note that jobs were given to slots. These may have been the last jobs of this worker."""
         if self.begun >= self.max_jobs and not self.shutdown.stopping:
             self._recycle(f"{number_of(self.begun, 'job')} {'was' if self.begun == 1 else 'were'} run")

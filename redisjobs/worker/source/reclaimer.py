@@ -1,4 +1,4 @@
-"""Looks for lost workers, fences those whose lease is surely over (see `Clock`), and hands back their jobs.
+"""Looks for lost workers, fences those whose lease is surely over (see `LeaseClock`), and hands back their jobs.
 
 It has no task: the source's task calls it when a look is due.
 """

@@ -66,7 +66,7 @@ class Stepper:
 
     def limit(self) -> None:
         """Wait only a moment longer if all that is left is an answer that may never come."""
-        if self.exchanger.is_through:
+        if self.exchanger.only_kept_jobs_left:
             self._scope.deadline = anyio.current_time() + _LAST_TURN
 
     def cut(self) -> None:

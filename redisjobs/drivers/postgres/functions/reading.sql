@@ -219,8 +219,8 @@ begin
 end $$;
 
 -- Describe a kind of dead letters by its newest ten letters, and count them. Null: there are none. A text is cut
--- after 1,000 characters. The last value counts the letters of each five minutes of the last hour, by how many
--- times five minutes have passed since.
+-- after 1,000 characters. `recent` counts the letters of each five minutes of the last hour, by how many times
+-- five minutes have passed since.
 create function redisjobs_f._described(q text, of_kind text, now_ms bigint)
   returns jsonb language plpgsql stable as $$
 begin

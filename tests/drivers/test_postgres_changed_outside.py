@@ -86,26 +86,43 @@ async def emails(owned: Owned) -> AsyncIterator[JobQueue]:
         yield queue
 
 
+@pytest.mark.parametrize("noted", [False, True])
 @pytest.mark.parametrize("place", PLACES)
 async def test_no_worker_joins_while_the_sequence_is_behind_a_job(
-    owned: Owned, emails: JobQueue, place: str
+    owned: Owned, emails: JobQueue, place: str, noted: bool
 ) -> None:
     owned.run(_FILL, [place], 1)
     worker = emails.driver.consumer("w1", lease=15, max_deliveries=3)
     await worker.open()
     await worker.aclose()
+    if noted:
+        await emails.driver.change(Tidy())
 
     owned.run("alter sequence redisjobs.line restart")  # as in a database that logical replication has filled
 
     worker = emails.driver.consumer("w2", lease=15, max_deliveries=3)
     with pytest.raises(DriverError, match="line is behind the places of jobs") as caught:
         await worker.open()
+    owned.run("delete from redisjobs.settings where name = 'tidied'")
     with pytest.raises(DriverError, match="line is behind"):
         await emails.driver.change(Tidy())
     owned.run(str(caught.value).partition("run: ")[2])
     await worker.open()
     await emails.driver.change(Tidy())
     await worker.aclose()
+
+
+async def test_what_was_noted_of_the_sequence_holds_on_the_same_server_alone(
+    owned: Owned, emails: JobQueue
+) -> None:
+    owned.run(_FILL, ["delayed"], 5)
+    await emails.driver.change(Tidy())
+    owned.run("delete from redisjobs.settings where name = 'tidied'")
+    owned.run("select setval('redisjobs.line', 3)")
+    # as another server noted it, when it had given 3
+    owned.run("update redisjobs.settings set value = '1 3' where name = 'line'")
+    with pytest.raises(DriverError, match="line is behind"):
+        await emails.driver.change(Tidy())
 
 
 # More than is counted, and the longest texts

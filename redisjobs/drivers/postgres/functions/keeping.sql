@@ -20,6 +20,7 @@ begin
     if duty = '' then
       -- workers that joined before a switch to another server keep running after it
       perform redisjobs_f._refuse_behind(q);
+      perform redisjobs_f._note_line(q, now_ms);
       perform redisjobs_f._fence_unknown(q, now_ms);
     end if;
     if redisjobs_f._try_lock(q) then

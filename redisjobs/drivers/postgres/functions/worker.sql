@@ -26,10 +26,16 @@ begin
 end $$;
 
 -- Raise an error if the sequence would give a place in line that a job already has. Jobs are changed by their
--- places.
+-- places. A look at the jobs reads all delayed ones, so it is left out if tidying has noted the sequence since the
+-- server started, and the sequence has not gone back since.
 create function redisjobs_f._refuse_behind(q text) returns void language plpgsql as $$
+declare
+  noted constant bigint := (select split_part(s.value, ' ', 2) from redisjobs.settings s where s.queue = q
+    and s.name = 'line' and split_part(s.value, ' ', 1) = redisjobs_f._server()::text);
 begin
-  if redisjobs_f._is_behind(q) then
+  if redisjobs_f._given() >= noted then
+    return;
+  elsif redisjobs_f._is_behind(q) then
     raise exception 'the sequence redisjobs.line is behind the places of jobs, as after an upgrade by logical '
       'replication, which does not copy it: new jobs would share places with others, and be lost. '
       'Stop what pushes, and as the owner of the schema run: '
@@ -37,11 +43,23 @@ begin
   end if;
 end $$;
 
+-- Note that no job was ahead of the sequence on this server.
+create function redisjobs_f._note_line(q text, now_ms bigint) returns void language sql as $$
+  insert into redisjobs.settings
+  values (q, 'line', redisjobs_f._server() || ' ' || redisjobs_f._given(), now_ms)
+    on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms
+$$;
+
+-- Return the last place in line that the sequence has given.
+create function redisjobs_f._given() returns bigint language sql stable as $$
+  select last_value - case when is_called then 0 else 1 end from redisjobs.line
+$$;
+
 -- Return whether a job has a place in line that the sequence has not given yet. The function is stable, so it sees
 -- no job that was added after it read the sequence.
 create function redisjobs_f._is_behind(q text) returns boolean language plpgsql stable as $$
 declare
-  given constant bigint := (select last_value - case when is_called then 0 else 1 end from redisjobs.line);
+  given constant bigint := redisjobs_f._given();
 begin
   return exists (
     select from (values (0), (1), (2)) ranks (rank) cross join lateral (

@@ -2,7 +2,8 @@
 
 To add an option of a push, add its name, type and meaning to `PushOptions`, and the option to `cli/push.py`. If it
 only travels in the job's entry, also add a line to `ENTRY_OPTIONS`. If the store acts on it, add it to `NewJob` in
-`transitions.py`, to both drivers (`memory/pushes.py`, `redis/wire.py`) and to `lua/push.lua`.
+`transitions.py` and to the drivers: `memory/pushes.py`, `redis/wire.py` with `lua/push.lua`, and
+`postgres/entries.py` with `functions/push.sql`.
 """
 
 import re

@@ -98,7 +98,7 @@ class JobDurability(BaseDurabilityCapability[Deps]):
 
 
 def signal_of(token: str) -> tuple[str, str]:
-    """Return the job's id and the signal's name from the token that `RequestInput.ask` got.
+    """Return the job's id and the signal's name from the token that the handler of `HandleDeferredToolCalls` got.
 
     `await queue.signal(*signal_of(token), answer)` lets the run go on. Other text is a ValueError.
     """

@@ -29,7 +29,7 @@ from pydantic_ai import (  # noqa: E402
     ToolCallPart,
     ToolReturnPart,
 )
-from pydantic_ai.capabilities import Instrumentation, RequestInput  # noqa: E402
+from pydantic_ai.capabilities import HandleDeferredToolCalls, Instrumentation  # noqa: E402
 from pydantic_ai.exceptions import UserError  # noqa: E402
 from pydantic_ai.models.function import AgentInfo, FunctionModel  # noqa: E402
 from pydantic_ai.models.instrumented import InstrumentationSettings  # noqa: E402
@@ -162,7 +162,7 @@ async def test_a_run_that_waits_for_a_person_suspends_the_job(queue: JobQueue) -
 
     first, second = (ToolCallPart("refund", {"order": n}, f"call-{n - 6}") for n in (7, 8))
     model = calls.model([first], [second], [TextPart("done")])
-    agent = Agent(model, name="agent", capabilities=[JobDurability(), RequestInput(mail)])
+    agent = Agent(model, name="agent", capabilities=[JobDurability(), HandleDeferredToolCalls(mail)])
 
     @agent.tool_plain(requires_approval=True)
     async def refund(order: int) -> str:
@@ -194,7 +194,7 @@ async def test_a_run_that_waits_for_a_person_suspends_the_job(queue: JobQueue) -
 async def test_a_person_who_does_not_answer_in_time_has_denied(queue: JobQueue, store: Store) -> None:
     calls = Calls()
     model = calls.model([ToolCallPart("refund", {}, "call-1")], [TextPart("denied")])
-    request = RequestInput[None](lambda *_: None, timeout=timedelta(hours=1))
+    request = HandleDeferredToolCalls[None](lambda _context, _requests, _token: None, timeout=timedelta(hours=1))
     agent = Agent(model, name="agent", capabilities=[JobDurability(), request])
 
     @agent.tool_plain(requires_approval=True)
